@@ -1,0 +1,55 @@
+"""Writing files so that a crash or a full disk leaves either the old one or the new one, never half of one."""
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gmsop.errors import GmsopError
+
+
+class WriteError(GmsopError, OSError):
+    """A file or folder that could not be written."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """A temporary path next to `path`, moved onto it when the block ends well and removed when it does not.
+
+    Raises:
+        WriteError: no space, no permission, no such folder. The file that stood at `path` is intact.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_error(path: str | Path, error: OSError) -> WriteError:
+    """The cause in words a user can act on."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "no space left on the disk" if full else error.strerror or str(error)
+    return WriteError(f"cannot write {path}: {reason}. What was there before is unchanged")
+
+
+def digest(path: str | Path, algorithm: str = "sha256") -> str:
+    """Checksum of a file, in hexadecimal."""
+    state = hashlib.new(algorithm)
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
