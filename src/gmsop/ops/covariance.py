@@ -1,0 +1,63 @@
+"""Covariance pooling: (B, D, M) features to (B, D, D) covariances over the M positions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gmsop.errors import ConfigError
+from gmsop.ops.precision import at_least_float32, no_autocast
+
+
+def covariance_pool(x: Tensor) -> Tensor:
+    """Covariance of the channels over the positions, `Sigma = 1/M sum_m (x_m - mean)(x_m - mean)^T`.
+
+    Biased (divided by M, not M - 1), as in the official code. The mean is subtracted from the features; no M x M
+    centring matrix is formed. The backward pass keeps only `x` and needs one matrix product.
+
+    Args:
+        x: features, (B, D, H, W) in any memory format, or (B, D, M).
+
+    Returns:
+        (B, D, D), symmetric; float32 for half-precision input, else the dtype of `x`. A constant map gives zeros.
+
+    Raises:
+        ConfigError: `x` is not a floating-point tensor of three or four axes, or has no position.
+
+    Source: GM-SOP (NeurIPS 2018), section 2; Li et al., iSQRT-COV (CVPR 2018), section 3.
+    """
+    if x.dim() not in (3, 4) or not x.is_floating_point():
+        raise ConfigError(
+            f"covariance_pool: expected floating-point features (B, D, H, W) or (B, D, M), "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    x = x.flatten(2)
+    if x.shape[2] == 0:
+        raise ConfigError(f"covariance_pool: there is no position to pool over in shape {tuple(x.shape)}")
+    with no_autocast(x):
+        return _CovariancePool.apply(at_least_float32(x))
+
+
+class _CovariancePool(torch.autograd.Function):
+    """With C the centred features, dL/dx = (G + G^T) C / M.
+
+    The rows of C sum to zero, so do those of the result: the centring needs no backward pass of its own.
+    """
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        centred = x - x.mean(2, keepdim=True)
+        return torch.bmm(centred, centred.mT).div_(x.shape[2])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        with no_autocast(x):
+            centred = x - x.mean(2, keepdim=True)
+            return torch.bmm((grad + grad.mT).div_(x.shape[2]), centred)

@@ -1,0 +1,31 @@
+"""Second-order statistics are computed in float32 or better, whatever autocast says.
+
+A covariance in bfloat16 keeps three digits, and the matrix square root amplifies what is lost in the small eigenvalues.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Context in which operations on the device of `x` keep the dtype of their inputs."""
+    if x.device.type == "meta":  # knows no autocast
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself if it is float32 or float64; a float32 copy if it is float16 or bfloat16."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def like_input(out: Tensor, x: Tensor) -> Tensor:
+    """`out` in the dtype of `x`, so that a model cast to half precision as a whole works.
+
+    Inside autocast `out` stays as it is: there every consumer casts for itself, and rounding early only loses digits.
+    """
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+        return out
+    return out.to(x.dtype)

@@ -1,0 +1,56 @@
+"""The upper triangle of a symmetric matrix as a vector, in the authors' element order, and back."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gmsop.errors import ConfigError
+
+
+def triu_vectorize(a: Tensor) -> Tensor:
+    """Upper triangle with its diagonal, column by column.
+
+    `out[k]` with `k = i (i + 1) / 2 + j`, `j <= i`, is element (row j, column i): the order of `torch.tril_indices`,
+    not of `torch.triu_indices`. Off-diagonals are not scaled by sqrt(2). A classifier learnt by the official code
+    expects its inputs in this order.
+
+    Args:
+        a: (B, D, D).
+
+    Returns:
+        (B, V), V = D (D + 1) / 2: 8256 for D = 128.
+
+    Raises:
+        ConfigError: `a` is not a batch of square matrices.
+    """
+    if a.dim() != 3 or a.shape[1] != a.shape[2]:
+        raise ConfigError(f"triu_vectorize: expected matrices (B, D, D), got shape {tuple(a.shape)}")
+    dim = a.shape[1]
+    column, row = torch.tril_indices(dim, dim, device=a.device)
+    return a.flatten(1).index_select(1, row * dim + column)
+
+
+def triu_unvectorize(v: Tensor) -> Tensor:
+    """The symmetric matrix whose `triu_vectorize` is `v`.
+
+    Args:
+        v: (B, V), V = D (D + 1) / 2 for some D.
+
+    Returns:
+        (B, D, D), symmetric.
+
+    Raises:
+        ConfigError: V is not a triangular number, or `v` has not two axes.
+    """
+    dim = (math.isqrt(8 * v.shape[-1] + 1) - 1) // 2 if v.dim() == 2 else 0
+    if v.dim() != 2 or dim * (dim + 1) // 2 != v.shape[1]:
+        raise ConfigError(f"triu_unvectorize: expected (B, D(D+1)/2), got shape {tuple(v.shape)}")
+    i = torch.arange(dim, device=v.device)
+    high, low = torch.maximum(i[:, None], i), torch.minimum(i[:, None], i)
+    return v.index_select(1, (high * (high + 1) // 2 + low).flatten()).unflatten(1, (dim, dim))
+
+
+def triu_size(dim: int) -> int:
+    """Number of elements in the upper triangle of a `dim` x `dim` matrix, diagonal included."""
+    return dim * (dim + 1) // 2
