@@ -1,0 +1,65 @@
+"""The gated mixture: a bank of components, of which each image visits the few its gate picks."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gmsop.errors import ConfigError
+from gmsop.nn.gate import TopKGate
+from gmsop.ops import combine, dispatch, plan_dispatch
+
+
+class GatedMixture(nn.Module):
+    """Gate-weighted sum of the K components chosen per image, (B, C, H, W) -> (B, V).
+
+    A component never sees an image that did not choose it, so the cost follows K, not N. One that no image chose gets
+    a zero gradient (not None: an optimiser, or DDP, treats all components alike). The official code leaves such a
+    component's previous gradient in place and applies it again.
+
+    Args:
+        components: N modules, each (n, C, H, W) -> (n, V), for example `ParametricSOP` or `ParametricGAP`.
+        gate: as many components as given.
+
+    Raises:
+        ConfigError: no component, or a gate for another number of them.
+
+    Source: GM-SOP (NeurIPS 2018), equation 1.
+    """
+
+    def __init__(self, components: Iterable[nn.Module], gate: TopKGate) -> None:
+        super().__init__()
+        self.components = nn.ModuleList(components)
+        self.gate = gate
+        if len(self.components) != gate.num_components:
+            raise ConfigError(f"the gate chooses among {gate.num_components} components, got {len(self.components)}")
+        self.out_features = getattr(self.components[0], "out_features", None)
+
+    def forward(self, x: Tensor, return_routing: bool = False) -> Any:
+        """The mixture's vector (B, V); with `return_routing` also the gate's `Routing`, as a pair."""
+        routing = self.gate(x)
+        plan = plan_dispatch(routing.indices, len(self.components))
+        outputs, idle = [], []
+        for component, images in zip(self.components, dispatch(x, plan), strict=True):
+            if len(images):
+                outputs.append(component(images))
+            else:
+                idle += [p for p in component.parameters() if p.requires_grad]
+        out = combine(outputs, routing.gates, plan)
+        if idle and torch.is_grad_enabled():
+            out = _ZeroGrad.apply(out, *idle)
+        return (out, routing) if return_routing else out
+
+
+class _ZeroGrad(torch.autograd.Function):
+    """Passes its first argument on; gives the others a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, *(torch.zeros_like(p) for p in ctx.saved_tensors)

@@ -1,0 +1,105 @@
+"""Pooling layers: a feature map (B, C, H, W) to one vector per image. Parametric ones are mixture components too."""
+
+from torch import Tensor, nn
+
+from gmsop.errors import ConfigError
+from gmsop.nn.init import he_normal_
+from gmsop.ops import covariance_pool, newton_schulz_sqrt, triu_size, triu_vectorize
+from gmsop.ops.precision import like_input
+
+
+class GlobalAvgPool(nn.Module):
+    """First-order pooling: the mean over positions, (B, C, H, W) -> (B, C).
+
+    Args:
+        in_channels: C; only needed to know `out_features` beforehand.
+    """
+
+    def __init__(self, in_channels: int | None = None) -> None:
+        super().__init__()
+        self.out_features = in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class ISqrtCovPool(nn.Module):
+    """Second-order pooling: covariance, its square root, the upper triangle. (B, C, H, W) -> (B, D (D + 1) / 2).
+
+    The paper's SR-SOP, also known as iSQRT-COV and fast MPN-COV.
+
+    Args:
+        in_channels: C; only needed with `reduced_dim`, and to know `out_features` beforehand.
+        reduced_dim: first a 1x1 convolution to D channels with BatchNorm and ReLU. None: D = C.
+        num_iters: Newton-Schulz iterations.
+    """
+
+    def __init__(self, in_channels: int | None = None, reduced_dim: int | None = None, num_iters: int = 3) -> None:
+        super().__init__()
+        self.reduce: nn.Module = nn.Identity()
+        if reduced_dim is not None:
+            if in_channels is None:
+                raise ConfigError("ISqrtCovPool: reduced_dim needs in_channels")
+            conv = nn.Conv2d(in_channels, reduced_dim, 1, bias=False)
+            he_normal_(conv.weight)
+            self.reduce = nn.Sequential(conv, nn.BatchNorm2d(reduced_dim), nn.ReLU(inplace=True))
+        dim = in_channels if reduced_dim is None else reduced_dim
+        self.out_features = None if dim is None else triu_size(dim)
+        self.num_iters = num_iters
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(x)
+        root = newton_schulz_sqrt(covariance_pool(x), self.num_iters)
+        return like_input(triu_vectorize(root), x)
+
+    def extra_repr(self) -> str:
+        return f"num_iters={self.num_iters}"
+
+
+class ParametricSOP(nn.Module):
+    """A second-order component: 1x1 convolution, ReLU, 1x1 convolution, ReLU, `ISqrtCovPool`.
+
+    No bias and no BatchNorm inside; the authors removed them after an ablation. (B, C, H, W) -> (B, D (D + 1) / 2).
+
+    Args:
+        in_channels: C.
+        hidden_dim: channels after the first convolution (ResNet 256, WRN 512).
+        reduced_dim: channels D after the second.
+        num_iters: Newton-Schulz iterations.
+
+    Source: GM-SOP (NeurIPS 2018), section 3.2, "parametric SR-SOP".
+    """
+
+    def __init__(self, in_channels: int, hidden_dim: int = 256, reduced_dim: int = 128, num_iters: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, hidden_dim, 1, bias=False)
+        self.conv2 = nn.Conv2d(hidden_dim, reduced_dim, 1, bias=False)
+        self.pool = ISqrtCovPool(reduced_dim, num_iters=num_iters)
+        self.out_features = triu_size(reduced_dim)
+        he_normal_(self.conv1.weight)
+        he_normal_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.conv2(self.conv1(x).relu()).relu())
+
+
+class ParametricGAP(nn.Module):
+    """A first-order component: 1x1 convolution, ReLU, mean over positions. (B, C, H, W) -> (B, D).
+
+    Alone it is the paper's "512d" and "8256d" baselines, average pooling at the length of a mixture's vector.
+
+    Args:
+        in_channels: C.
+        reduced_dim: channels D after the convolution, which has no bias.
+
+    Source: GM-SOP (NeurIPS 2018), section 4.2, the component of GM-GAP.
+    """
+
+    def __init__(self, in_channels: int, reduced_dim: int = 512) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, reduced_dim, 1, bias=False)
+        self.out_features = reduced_dim
+        he_normal_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).relu().mean((2, 3))
