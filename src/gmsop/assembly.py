@@ -1,0 +1,136 @@
+"""Names to modules: the table of backbones and heads, and the function that puts one of each together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from gmsop.errors import ConfigError
+from gmsop.nn import (
+    GatedMixture,
+    GlobalAvgPool,
+    ISqrtCovPool,
+    ParametricGAP,
+    ParametricSOP,
+    PooledClassifier,
+    SmallImageResNet,
+    TopKGate,
+)
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet18": {"blocks": (2, 2, 2, 2), "widths": (16, 32, 64, 128)},
+    "resnet50": {"blocks": (6, 6, 6, 6), "widths": (16, 32, 64, 128)},
+    "wrn36_2": {"blocks": (4, 4, 4, 4), "widths": (32, 64, 128, 256), "project_first": True},
+    "tiny": {"blocks": (1, 1, 1), "widths": (16, 32, 64), "stem_stride": 2},
+}
+
+# What each kind of head can be told, with the ResNets' values.
+HEADS: dict[str, dict[str, Any]] = {
+    "gap": {"reduced_dim": None, "drop_rate": 0.0},
+    "sr_sop": {"reduced_dim": None, "num_iters": 3, "drop_rate": 0.0},
+    "parametric_sop": {"hidden_dim": 256, "reduced_dim": 128, "num_iters": 3, "drop_rate": 0.2},
+    "gm_gap": {"num_components": 16, "top_k": 8, "reduced_dim": 512, "gate_dims": (256, 128), "drop_rate": 0.2},
+    "gm_sop": {
+        "num_components": 16,
+        "top_k": 8,
+        "hidden_dim": 256,
+        "reduced_dim": 128,
+        "gate_dims": (256, 128),
+        "num_iters": 3,
+        "drop_rate": 0.2,
+    },
+}
+
+# Where another backbone departs from them.
+DEPARTURES: dict[tuple[str, str], dict[str, Any]] = {
+    ("sr_sop", "wrn36_2"): {"reduced_dim": 128},
+    ("parametric_sop", "wrn36_2"): {"hidden_dim": 512, "drop_rate": 0.4},
+    ("gm_gap", "wrn36_2"): {"gate_dims": (512,)},
+    ("gm_sop", "wrn36_2"): {"hidden_dim": 512, "gate_dims": (512, 128), "drop_rate": 0.4},
+    ("sr_sop", "tiny"): {"reduced_dim": 32},
+    ("parametric_sop", "tiny"): {"hidden_dim": 64, "reduced_dim": 32},
+    ("gm_gap", "tiny"): {"num_components": 4, "top_k": 2, "reduced_dim": 128, "gate_dims": (64, 32)},
+    ("gm_sop", "tiny"): {"num_components": 4, "top_k": 2, "hidden_dim": 64, "reduced_dim": 32, "gate_dims": (64, 32)},
+}
+
+SECOND_ORDER = ("sr_sop", "parametric_sop", "gm_sop")
+_BACKBONE_OPTIONS = ("blocks", "widths", "stem_width", "stem_stride", "project_first")
+
+
+def head_options(backbone: str, head: str) -> dict[str, Any]:
+    """What a head of kind `head` can be told, with its values on `backbone`."""
+    return {**HEADS[head], **DEPARTURES.get((head, backbone), {})}
+
+
+def assemble(
+    backbone: str,
+    head: str,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    defaults: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> PooledClassifier:
+    """A model of `BACKBONES[backbone]` with a head of kind `head`.
+
+    Args:
+        defaults: what the model's name implies, over the tables above.
+        overrides: what the caller changes; kept as `model.init_args`, from which the model can be built again.
+
+    Raises:
+        ConfigError: an override this model does not have, or a value that cannot work.
+    """
+    options = {**head_options(backbone, head), **(defaults or {})}
+    known = [*options, *_BACKBONE_OPTIONS]
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(f"a {head} model on {backbone} has no option {name!r}; it has {', '.join(known)}")
+    body = {**BACKBONES[backbone], **{k: v for k, v in overrides.items() if k in _BACKBONE_OPTIONS}}
+    options |= {k: v for k, v in overrides.items() if k not in _BACKBONE_OPTIONS}
+    for name, value in options.items():
+        _require_positive(name, value)
+    for name in ("blocks", "widths", "stem_width", "stem_stride"):
+        _require_positive(name, body.get(name))
+    _require_positive("in_chans", in_chans)
+    drop_rate = options.pop("drop_rate")
+    trunk = SmallImageResNet(**body, in_chans=in_chans, second_order=head in SECOND_ORDER)
+    pool = _pool(head, trunk.num_features, **options)
+    norm = head in ("parametric_sop", "gm_gap", "gm_sop")
+    model = PooledClassifier(trunk, pool, num_classes, norm=norm, drop_rate=drop_rate)
+    model.init_args = {"in_chans": in_chans, **overrides}
+    return model
+
+
+def _pool(
+    head: str,
+    channels: int,
+    *,
+    reduced_dim: int | None,
+    hidden_dim: int = 0,
+    num_components: int = 1,
+    top_k: int = 1,
+    gate_dims: Sequence[int] = (),
+    num_iters: int = 3,
+) -> nn.Module:
+    if head == "gap":
+        return GlobalAvgPool(channels) if reduced_dim is None else ParametricGAP(channels, reduced_dim)
+    if head == "sr_sop":
+        return ISqrtCovPool(channels, reduced_dim, num_iters)
+    if reduced_dim is None:
+        raise ConfigError(f"a {head} head needs reduced_dim")
+    if head == "parametric_sop":
+        return ParametricSOP(channels, hidden_dim, reduced_dim, num_iters)
+    second_order = head == "gm_sop"
+    gate = TopKGate(channels, num_components, top_k, gate_dims, second_order, num_iters)
+    if second_order:
+        return GatedMixture(
+            [ParametricSOP(channels, hidden_dim, reduced_dim, num_iters) for _ in range(num_components)], gate
+        )
+    return GatedMixture([ParametricGAP(channels, reduced_dim) for _ in range(num_components)], gate)
+
+
+def _require_positive(name: str, value: Any) -> None:
+    if name == "drop_rate" or value is None:
+        return
+    for number in value if isinstance(value, Sequence) else [value]:
+        if not isinstance(number, int) or number < 1:
+            raise ConfigError(f"{name} must be a positive integer, or several, got {value!r}")

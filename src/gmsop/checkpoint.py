@@ -1,0 +1,140 @@
+"""Model files: weights in safetensors, and beside them in the header everything needed to build the model again.
+
+Training checkpoints (`.ckpt`, written by Lightning) carry the same description, and load the same way.
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gmsop.errors import CheckpointError, GmsopError
+from gmsop.files import writing
+from gmsop.models import create_model
+from gmsop.nn import PooledClassifier
+
+FORMAT = "gmsop-model"
+_INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "source", "label_names")
+
+
+def describe(model: PooledClassifier) -> dict[str, Any]:
+    """Name, arguments and input preparation of a model, as JSON can hold them."""
+    cfg = {key: model.pretrained_cfg[key] for key in _INPUT_KEYS if key in model.pretrained_cfg}
+    return {
+        "format": FORMAT,
+        "name": model.pretrained_cfg["architecture"],
+        "num_classes": model.num_classes,
+        "init_args": model.init_args,
+        "input": cfg,
+    }
+
+
+def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str | Path) -> PooledClassifier:
+    """The model of a `describe` with its weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: the weights are not those of the model described; the entries are named.
+    """
+    try:
+        init_args: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in description["init_args"].items()
+        }
+        model = create_model(description["name"], description["num_classes"], **init_args)
+        extra = {k: tuple(v) if k in ("mean", "std", "input_size") else v for k, v in description["input"].items()}
+    except (KeyError, TypeError, AttributeError, GmsopError) as error:
+        raise CheckpointError(f"{source}: the description of the model is not one of gmsop's ({error})") from error
+    model.pretrained_cfg.update(extra, num_classes=model.num_classes)
+    load_state(model, state, source)
+    return model.eval()
+
+
+def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | Path) -> None:
+    """`model.load_state_dict`, with an error that names what differs.
+
+    Raises:
+        CheckpointError: entries missing, left over, or of another shape.
+    """
+    wanted = model.state_dict()
+    problems = {
+        "missing": [k for k in wanted if k not in state],
+        "left over": [k for k in state if k not in wanted],
+        "of another shape": [k for k in wanted if k in state and state[k].shape != wanted[k].shape],
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+                         for what, keys in problems.items() if keys)  # fmt: skip
+        name = model.pretrained_cfg.get("architecture", "this model")
+        raise CheckpointError(f"{source}: the weights are not those of {name}: {text}")
+    model.load_state_dict(state)
+
+
+def save_model(model: PooledClassifier, path: str | Path) -> None:
+    """Write weights and description to `path` (safetensors). A file that stood there is replaced whole or not at all.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with writing(path) as temporary:
+        try:
+            save_file(state, temporary, metadata={"gmsop": json.dumps(describe(model))})
+        except SafetensorError as error:  # it wraps the operating system's error in text
+            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+
+
+def load_model(path: str | Path) -> PooledClassifier:
+    """The model in a `.safetensors` file of `save_model`, or in a training checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or no model of gmsop's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    return _load_training_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path)
+
+
+def _load_safetensors(path: Path) -> PooledClassifier:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or truncated ({error})") from error
+    if "gmsop" not in metadata:
+        raise CheckpointError(
+            f"{path}: holds weights but no description of a gmsop model. Build the model and use load_state_dict, "
+            "or write the file with gmsop.checkpoint.save_model"
+        )
+    return rebuild(json.loads(metadata["gmsop"]), state, path)
+
+
+def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A Lightning checkpoint as a dict. Loaded with `weights_only`: nothing in it is executed.
+
+    Raises:
+        CheckpointError: missing, truncated, or not a checkpoint of gmsop's training.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a training checkpoint, or truncated ({reason})") from error
+    if not isinstance(checkpoint, dict) or "gmsop" not in checkpoint or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path}: not a checkpoint of gmsop's training")
+    return checkpoint
+
+
+def _load_training_checkpoint(path: Path) -> PooledClassifier:
+    checkpoint = read_training_checkpoint(path)
+    prefix = "model."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return rebuild(checkpoint["gmsop"]["model"], state, path)
