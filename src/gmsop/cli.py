@@ -1,0 +1,388 @@
+"""The command line: parsing and printing only. Each command is a pair `_NAME_arguments`, `_NAME`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from gmsop.errors import ConfigError, GmsopError
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Command(NamedTuple):
+    run: Callable[[Namespace], int | None]
+    arguments: Callable[[ArgumentParser, Sequence[str]], None]
+    summary: str
+    example: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = ArgumentParser(prog="gmsop", description="Second-order pooling and gated mixtures of it, for PyTorch.")
+    parser.add_argument("--version", action="version", version=_version())
+    try:
+        commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+        for name, command in COMMANDS.items():
+            sub = ArgumentParser(description=f"{command.summary}\n\nExample:\n  {command.example}")
+            # All words are looked at beforehand: a recipe named on the command line sets the defaults of its options.
+            command.arguments(sub, argv[1:] if argv[:1] == [name] else [])
+            commands.add_subcommand(name, sub, help=command.summary)
+        args = parser.parse_args(argv)
+        return COMMANDS[args.command].run(args[args.command]) or 0
+    except GmsopError as error:
+        err.print(f"gmsop: error: {error}", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        err.print("gmsop: interrupted")
+        return 130
+
+
+def _version() -> str:
+    from gmsop import __version__
+
+    return f"gmsop {__version__}"
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def _models_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("pattern", nargs="?", default="*", help="only names that match, for example 'gm_sop*'")
+
+
+def _models(args: Namespace) -> int:
+    from rich.progress import track
+
+    from gmsop.catalog import card
+    from gmsop.errors import UnknownNameError
+    from gmsop.models import list_models
+    from gmsop.published import PARAMETER_NOTES
+
+    names = list_models(args.pattern)
+    if not names:
+        raise UnknownNameError.of("model", args.pattern, list_models())
+    cards = [card(name) for name in track(names, "counting", console=err, transient=True)]
+    table = Table("model", "parameters", "GFLOPs", "dim", "published top-1 / top-5 error, %", box=None)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    notes: list[str] = []
+    for c in cards:
+        results = "; ".join(
+            f"{r.top1:.2f} / {'-' if r.top5 is None else f'{r.top5:.2f}'} {r.dataset}{f' ({r.note})' if r.note else ''}"
+            for r in c.results
+        )
+        mark = ""
+        if c.name in PARAMETER_NOTES:
+            notes.append(f"[{len(notes) + 1}] {c.name}: {PARAMETER_NOTES[c.name]}")
+            mark = f" [{len(notes)}]"
+        table.add_row(
+            c.name + mark.replace("[", "\\["), f"{c.parameters:,}", f"{c.gflops:.2f}", str(c.representation), results
+        )
+    out.print(table)
+    out.print("\nAt 1000 classes and 64 x 64 pixels. GFLOPs: one image, forward pass, counted; a multiply-add is 2.")
+    for note in notes:
+        out.print(note, markup=False)
+    return 0
+
+
+# --- recipes --------------------------------------------------------------------------------------------------------
+
+
+def _recipes_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("name", nargs="?", help="print this recipe; without it, list all")
+
+
+def _recipes(args: Namespace) -> None:
+    from gmsop.recipe import recipe_names, recipe_text
+
+    out.print(recipe_text(args.name) if args.name else "\n".join(recipe_names()), markup=False, end="\n")
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+DEFAULT_RECIPE = "demo/gm_sop_4_2"
+
+
+def _train_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    from gmsop.recipe import Recipe
+
+    parser.add_argument("--recipe", type=str, default=DEFAULT_RECIPE, help="name (see `gmsop recipes`) or YAML file")
+    parser.add_argument("--data", type=str | None, help="packed set; default: the bundled sample images")
+    parser.add_argument("--out", type=str | None, help="folder of the run; default: runs/RECIPE")
+    parser.add_argument("--resume", type=str | None, help="run folder, or its .ckpt file, to go on with")
+    parser.add_class_arguments(Recipe, as_group=True)
+    parser.set_defaults(_recipe_of(argv).to_dict())
+
+
+def _value_of(argv: Sequence[str], option: str) -> str | None:
+    """The value of an option that has to be known before the others are parsed."""
+    for i, word in enumerate(argv):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def _recipe_of(argv: Sequence[str]) -> Any:
+    from gmsop.recipe import load_recipe
+
+    resume, name = _value_of(argv, "--resume"), _value_of(argv, "--recipe")
+    if resume and not name:
+        folder = _run_folder(resume)
+        if not (folder / "recipe.yaml").is_file():
+            raise ConfigError(f"--resume {resume}: {folder} is not the folder of a run (it has no recipe.yaml)")
+        name = str(folder / "recipe.yaml")
+    return load_recipe(name or DEFAULT_RECIPE)
+
+
+def _run_folder(resume: str) -> Path:
+    return Path(resume).parent if resume.endswith(".ckpt") else Path(resume)
+
+
+def _train(args: Namespace) -> None:
+    from dataclasses import fields
+
+    from gmsop.data import sample_path
+    from gmsop.recipe import Recipe
+    from gmsop.training import train
+
+    recipe = Recipe(**{f.name: args[f.name] for f in fields(Recipe)})
+    if args.data is None:
+        out.print("no --data: training on the bundled EuroSAT sample")
+        args.data = sample_path(progress=True)
+    resume = args.resume
+    if resume:
+        args.out = args.out or str(_run_folder(resume))
+        resume = resume if resume.endswith(".ckpt") else str(Path(resume) / "last.ckpt")
+    folder = Path(args.out) if args.out else _free_folder(Path("runs") / Path(args.recipe).with_suffix("").name)
+    out.print(f"{recipe.model}, {recipe.total_epochs} epochs -> {folder}", markup=False)
+    run = train(recipe, args.data, folder, resume, progress=True)
+    _print_result(run.result)
+    out.print(
+        f"best epoch {run.best_epoch} of {recipe.total_epochs}: top-1 error {run.best_top1_error:.2f} %; "
+        f"{run.parameters:,} parameters, {run.seconds:.0f} s\n"
+        f"weights {folder / 'model.safetensors'}\ncurves  {folder / 'curves.png'}",
+        markup=False,
+    )
+
+
+def _free_folder(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`, ... if that holds a run already."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+
+
+def _evaluate_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("checkpoint", type=str, help=".safetensors or .ckpt file")
+    parser.add_argument("--data", type=str | None, help="packed set; default: the bundled sample images")
+    parser.add_argument("--split", type=str, default="val", help="train or val")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--num_workers", type=int, default=0)
+    parser.add_argument("--per_class", action="store_true", help="also print the error of each class")
+
+
+def _evaluate(args: Namespace) -> None:
+    from gmsop.checkpoint import load_model
+    from gmsop.data import PackedDataset, sample_path
+    from gmsop.evaluation import evaluate
+
+    model = load_model(args.checkpoint)
+    dataset = PackedDataset(args.data or sample_path(progress=True), args.split)
+    result = evaluate(model, dataset, args.batch_size, args.num_workers, progress=True)
+    _print_result(result)
+    if args.per_class:
+        for name, error in zip(dataset.class_names, result.class_errors, strict=True):
+            out.print(f"  {error:6.2f} %  {name}", markup=False)
+
+
+def _print_result(result: Any) -> None:
+    out.print(
+        f"top-1 error {result.top1_error:.2f} %, top-5 error {result.top5_error:.2f} %, "
+        f"cross-entropy {result.loss:.4f}, {result.images:,} images"
+    )
+    if result.component_load is not None:
+        shares = " ".join(f"{100 * share:.1f}" for share in result.component_load)
+        out.print(f"gate weight per component, %: {shares}")
+
+
+# --- predict --------------------------------------------------------------------------------------------------------
+
+
+def _predict_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("checkpoint", type=str, help=".safetensors or .ckpt file")
+    parser.add_argument("images", nargs="+", type=str, help="image files")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to print")
+
+
+def _predict(args: Namespace) -> int:
+    from gmsop.checkpoint import load_model
+    from gmsop.errors import DataError
+    from gmsop.prediction import predict
+
+    if args.top < 1:
+        raise ConfigError(f"--top must be at least 1, got {args.top}")
+    model = load_model(args.checkpoint)
+    failed = 0
+    for path in args.images:
+        try:
+            prediction = predict(model, path, args.top)
+        except DataError as error:
+            err.print(f"gmsop: error: {error}", markup=False)
+            failed += 1
+            continue
+        out.print(path, markup=False)
+        for name, probability in prediction.classes:
+            out.print(f"  {100 * probability:6.2f} %  {name}", markup=False)
+        if prediction.components is not None:
+            chosen = ", ".join(f"{n} ({weight:.3f})" for n, weight in prediction.components)
+            out.print(f"  components (weight): {chosen}", markup=False)
+    if failed:
+        err.print(f"gmsop: {failed} of {len(args.images)} images could not be read")
+    return 1 if failed else 0
+
+
+# --- prepare --------------------------------------------------------------------------------------------------------
+
+
+def _prepare_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    from gmsop.data.images import FILTERS
+
+    parser.add_argument("kind", choices=["folder"], help="folder: CLASS/*.jpg, or train/CLASS/* and val/CLASS/*")
+    parser.add_argument("--source", type=str, required=True, help="where the images are")
+    parser.add_argument("--out", type=str, required=True, help="packed set to make")
+    parser.add_argument("--size", type=int, default=64, help="images become SIZE x SIZE pixels")
+    parser.add_argument("--filter", choices=list(FILTERS), default="box", help="how images are resized")
+    parser.add_argument("--val_fraction", type=float, default=0.2, help="share held out where there is no val folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of the held-out images")
+    parser.add_argument("--overwrite", action="store_true", help="replace a packed set that is there")
+
+
+def _prepare(args: Namespace) -> None:
+    from gmsop.data import pack_folder
+    from gmsop.data.packed import read_meta
+
+    pack_folder(
+        args.source, args.out, args.size, args.filter, args.val_fraction, args.seed, args.overwrite, progress=True
+    )
+    meta = read_meta(args.out)
+    counts = ", ".join(f"{n:,} {split}" for split, n in meta["splits"].items())
+    mean = " ".join(f"{v:.1f}" for v in meta["rgb_mean"])
+    out.print(
+        f"{args.out}: {counts}, {len(meta['class_names'])} classes, {args.size} x {args.size} pixels, "
+        f"RGB mean {mean} (of 255)",
+        markup=False,
+    )
+
+
+# --- convert --------------------------------------------------------------------------------------------------------
+
+
+def _convert_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("source", type=str, help="NET.mat as the authors' training saves it")
+    parser.add_argument("target", type=str, help="OUT.safetensors")
+
+
+def _convert(args: Namespace) -> None:
+    from gmsop.checkpoint import save_model
+    from gmsop.convert import load_matconvnet
+
+    if not args.target.endswith(".safetensors"):
+        raise ConfigError(f"the target must end in .safetensors, got {args.target}")
+    model = load_matconvnet(args.source)
+    save_model(model, args.target)
+    cfg, overrides = model.pretrained_cfg, {k: v for k, v in model.init_args.items() if k != "in_chans"}
+    origin = cfg["source"]
+    published = (
+        f"the authors' published file for {origin['published']}" if origin["published"] else "not a published file"
+    )
+    mean = " ".join(f"{255 * v:.2f}" for v in cfg["mean"])
+    differing = "; ".join(f"{k} {v}" for k, v in overrides.items())
+    out.print(
+        f"{cfg['architecture']}{f' with {differing}' if differing else ''}, {model.num_classes} classes, "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters\n"
+        f"MD5 {origin['md5']}: {published}\nRGB mean {mean} (of 255)\n-> {args.target}",
+        markup=False,
+    )
+
+
+# --- demo -----------------------------------------------------------------------------------------------------------
+
+
+def _demo_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("--out", type=str | None, help="folder for the three runs; default: runs/demo")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int | None, help="instead of the recipes' number")
+
+
+def _demo(args: Namespace) -> None:
+    from gmsop.demo import run_demo
+
+    if args.epochs is not None and args.epochs < 1:
+        raise ConfigError(f"--epochs must be at least 1, got {args.epochs}")
+    folder = Path(args.out) if args.out else _free_folder(Path("runs/demo"))
+    runs = run_demo(folder, args.seed, args.epochs)
+    table = Table("head", "top-1 error, %", "parameters", "seconds", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, run in runs.items():
+        table.add_row(label, f"{run.result.top1_error:.1f}", f"{run.parameters:,}", f"{run.seconds:.0f}")
+    out.print("\nAfter the last epoch, on 500 images not trained on:\n")
+    out.print(table)
+    out.print(f"\ncurves: {folder / 'curves.png'}", markup=False)
+
+
+COMMANDS = {
+    "models": Command(_models, _models_arguments, "List the named models and their sizes.", "gmsop models 'gm_sop*'"),
+    "recipes": Command(
+        _recipes, _recipes_arguments, "List the recipes, or print one.", "gmsop recipes imagenet64/gm_sop_16_8_resnet18"
+    ),
+    "train": Command(
+        _train,
+        _train_arguments,
+        "Train a model by a recipe; any of its values can be overridden.",
+        "gmsop train --recipe demo/gm_sop_4_2 --epochs 10 --lr 0.1 --model_args.top_k=3",
+    ),
+    "evaluate": Command(
+        _evaluate,
+        _evaluate_arguments,
+        "Measure a model's top-1 and top-5 error.",
+        "gmsop evaluate runs/gm_sop_4_2/model.safetensors --per_class",
+    ),
+    "predict": Command(
+        _predict,
+        _predict_arguments,
+        "Classify images, and tell which components the gate chose.",
+        "gmsop predict runs/gm_sop_4_2/model.safetensors photo.jpg",
+    ),
+    "prepare": Command(
+        _prepare,
+        _prepare_arguments,
+        "Pack images into a set to train on.",
+        "gmsop prepare folder --source photos --out photos64 --size 64",
+    ),
+    "convert": Command(
+        _convert,
+        _convert_arguments,
+        "Convert the authors' MatConvNet weights.",
+        "gmsop convert net-epoch-60.mat gm_sop_resnet18.safetensors",
+    ),
+    "demo": Command(
+        _demo, _demo_arguments, "Compare three heads on the bundled images, in five minutes.", "gmsop demo --seed 1"
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Learning curves as a picture."""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from gmsop.files import writing
+
+
+def read_metrics(path: str | Path) -> dict[int, dict[str, float]]:
+    """A `metrics.csv` of a run: epoch (from 0) to the values logged in it."""
+    epochs: dict[int, dict[str, float]] = {}
+    with Path(path).open(newline="") as file:
+        for row in csv.DictReader(file):
+            values = {k: float(v) for k, v in row.items() if k and v and k not in ("epoch", "step")}
+            epochs.setdefault(int(row["epoch"]), {}).update(values)
+    return epochs
+
+
+def plot_curves(runs: Mapping[str, str | Path], path: str | Path) -> None:
+    """Top-1 error over epochs, on val (solid) and on train (dashed), one colour per run, to a PNG file.
+
+    Args:
+        runs: label to the run's `metrics.csv`.
+        path: the picture.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window system needed
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, file) in enumerate(runs.items()):
+        metrics = read_metrics(file)
+        for key, style, what in (("val/top1_error", "-", "val"), ("train/top1_error", "--", "train")):
+            points = [(epoch + 1, values[key]) for epoch, values in sorted(metrics.items()) if key in values]
+            points = [(x, y) for x, y in points if math.isfinite(y)]
+            if points:
+                last = f" {points[-1][1]:.1f} %"
+                axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=f"{label}, {what}:{last}")
+    axes.set(xlabel="epoch", ylabel="top-1 error, %", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(title="after the last epoch")
+    with writing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))

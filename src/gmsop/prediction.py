@@ -1,0 +1,47 @@
+"""A model's answer for single image files."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from gmsop.data.images import FILTERS, decode_rgb
+from gmsop.errors import ConfigError, DataError
+from gmsop.nn import PooledClassifier, Routing
+
+
+class Prediction(NamedTuple):
+    classes: list[tuple[str, float]]
+    """The likeliest classes with their probabilities, best first."""
+    components: list[tuple[int, float]] | None
+    """The components the gate chose (from 0) with their weights, best first; None without a gate."""
+
+
+def predict(model: PooledClassifier, path: str | Path, top: int = 5) -> Prediction:
+    """Classify one image file, prepared as `model.pretrained_cfg` says.
+
+    Raises:
+        DataError: the file is missing or not an image.
+        ConfigError: the model has no classifier, or does not take RGB images.
+    """
+    cfg = model.pretrained_cfg
+    if model.num_classes < 1 or cfg["input_size"][0] != 3 or model.init_args.get("in_chans", 3) != 3:
+        raise ConfigError("predict needs a model with a classifier that takes RGB images")
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    filter_name = cfg["interpolation"] if cfg["interpolation"] in FILTERS else "box"
+    try:
+        image = torch.tensor(decode_rgb(path, cfg["input_size"][1], filter_name))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    pixels = (image.float() / 255 - torch.tensor(cfg["mean"])) / torch.tensor(cfg["std"])
+    with torch.inference_mode():
+        logits, routing = model.eval()(pixels.permute(2, 0, 1)[None], return_routing=True)
+    probabilities = logits[0].float().softmax(0)
+    best = probabilities.topk(min(top, model.num_classes))
+    names = cfg.get("label_names") or [str(i) for i in range(model.num_classes)]
+    chosen = None
+    if isinstance(routing, Routing):
+        chosen = list(zip(routing.indices[0].tolist(), routing.gates[0].tolist(), strict=True))
+    return Prediction([(names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)], chosen)

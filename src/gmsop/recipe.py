@@ -1,0 +1,145 @@
+"""A recipe: everything that decides how a model is trained. YAML files in `recipes/`, one per published row."""
+
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from gmsop.errors import ConfigError, UnknownNameError
+
+
+@dataclass
+class Recipe:
+    """The defaults are the published ones for GM-SOP on ResNet-18 (reference: the official training script).
+
+    Args:
+        model: name of the model, see `gmsop models`.
+        model_args: overrides for `gmsop.create_model`, for example {top_k: 4}.
+        image_size: size S of the images the recipe is meant for, in pixels.
+        epochs: epochs at each learning rate, [40, 10, 5, 5]; the sum is the length of the run. One number: one rate.
+        schedule: "step": the rate is multiplied by lr_factor between the entries of epochs. "one_cycle": it rises to lr
+            over the first 30 % of the steps and falls to almost 0 (torch's OneCycleLR).
+        lr: base learning rate of SGD.
+        lr_factor: see schedule.
+        batch_size: images per step, over all devices.
+        momentum: of SGD.
+        nesterov: use Nesterov's momentum.
+        weight_decay: on every learnable parameter.
+        balance_weight: weight of the balance loss against a cross-entropy SUMMED over the batch, as the paper states
+            it. Against the mean cross-entropy that is minimised here it becomes balance_weight / batch size.
+        flip: "random": each image is flipped left to right with probability 1/2. "both": each epoch shows every image
+            twice, once flipped. "all": random flips left to right and upside down, for images without an up. "none".
+        normalize: "mean": pixels 0..255 minus the RGB mean of the training set. "mean_std": divided by its standard
+            deviation as well.
+        stem_scale: the stem's initial filters are divided by this and their learning rate by its square: 60 for pixels
+            that are not divided by a standard deviation, 1 for those that are.
+        bn_momentum: share of the new batch in BatchNorm's running statistics.
+        precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed, 64-true.
+        num_workers: processes that read images; 0 reads in the training process.
+        seed: of the initial weights, the order of images, flips, dropout and the gate's noise.
+    """
+
+    model: str = "gm_sop_16_8_resnet18"
+    model_args: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 64
+    epochs: list[int] | int = field(default_factory=lambda: [40, 10, 5, 5])
+    schedule: Literal["step", "one_cycle"] = "step"
+    lr: float = 0.1
+    lr_factor: float = 0.1
+    batch_size: int = 256
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    balance_weight: float = 100.0
+    flip: Literal["random", "both", "all", "none"] = "random"
+    normalize: Literal["mean", "mean_std"] = "mean"
+    stem_scale: float = 60.0
+    bn_momentum: float = 0.3
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    num_workers: int = 0
+    seed: int = 0
+
+    @property
+    def epochs_per_rate(self) -> list[int]:
+        return [self.epochs] if isinstance(self.epochs, int) else list(self.epochs)
+
+    @property
+    def total_epochs(self) -> int:
+        return sum(self.epochs_per_rate)
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: naming the key.
+        """
+        positive = ("image_size", "lr", "lr_factor", "batch_size", "stem_scale")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"recipe: {name} must be positive, got {getattr(self, name)}")
+        for name in ("momentum", "weight_decay", "balance_weight", "num_workers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
+        if min(self.epochs_per_rate, default=-1) < 0 or self.total_epochs < 1:
+            raise ConfigError(f"recipe: epochs must be counts with at least one epoch in all, got {self.epochs}")
+        if not 0 < self.bn_momentum <= 1:
+            raise ConfigError(f"recipe: bn_momentum must be above 0 and at most 1, got {self.bn_momentum}")
+        if self.batch_size == 1:
+            raise ConfigError("recipe: batch_size must be at least 2: BatchNorm has no statistics of one image")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with gmsop: `imagenet64/gm_sop_16_8_resnet18`, ..."""
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in _folder().iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a recipe by its name, or of a file by its path.
+
+    Raises:
+        UnknownNameError: neither; the text lists the nearest names.
+    """
+    if name in recipe_names():
+        return _folder().joinpath(*f"{name}.yaml".split("/")).read_text()
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UnknownNameError(f"no recipe file {name}")
+        return path.read_text()
+    raise UnknownNameError.of("recipe", name, recipe_names())
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by its name or path.
+
+    Raises:
+        UnknownNameError: no such recipe, or a key that recipes do not have.
+        ConfigError: not a YAML mapping, or a value that cannot work.
+    """
+    try:
+        values = yaml.safe_load(recipe_text(name))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: a recipe is a mapping of keys to values")
+    known = [f.name for f in fields(Recipe)]
+    for key in values:
+        if key not in known:
+            raise UnknownNameError.of("recipe key", str(key), known)
+    return Recipe(**values)
+
+
+def _folder() -> Traversable:
+    return files("gmsop") / "recipes"

@@ -1,0 +1,240 @@
+"""Training by a recipe: SGD on cross-entropy plus balance loss, checkpoints, logs, curves, resume."""
+
+import time
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gmsop.checkpoint import describe, load_model, read_training_checkpoint, save_model
+from gmsop.curves import plot_curves
+from gmsop.data import PackedDataset, train_loader, val_loader
+from gmsop.errors import CheckpointError, ConfigError, DataError
+from gmsop.evaluation import Evaluation, EvaluationTask, require_fit
+from gmsop.files import write_error, writing
+from gmsop.models import create_model
+from gmsop.nn import PooledClassifier
+from gmsop.ops import balance_loss
+from gmsop.recipe import Recipe
+from gmsop.trainer import make_trainer
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run left behind."""
+
+    folder: Path
+    result: Evaluation
+    """On the validation split, of the last epoch."""
+    best_top1_error: float
+    best_epoch: int
+    seconds: float
+    """Wall-clock time of training and validation."""
+    parameters: int
+
+
+class TrainingTask(EvaluationTask):
+    """The optimisation a `Recipe` describes."""
+
+    def __init__(self, model: PooledClassifier, recipe: Recipe) -> None:
+        super().__init__(model)
+        self.recipe = recipe
+
+    def on_train_epoch_start(self) -> None:
+        # All randomness of an epoch (flips, dropout, noise, ties) follows from the seed and the epoch, so that a run
+        # resumed at an epoch goes on exactly as one that was never stopped.
+        torch.manual_seed((self.recipe.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank)
+        self._started = time.perf_counter()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, labels = batch
+        logits, routing = self.model(self._flip(self.prepare(images)), return_routing=True)
+        loss = F.cross_entropy(logits, labels)
+        self._log_mean("train/loss", loss, len(labels), prog_bar=True)
+        self._log_mean("train/top1_error", 100 * (logits.argmax(1) != labels).float().mean(), len(labels))
+        if routing is not None:
+            balance = balance_loss(routing.dense)
+            self._log_mean("train/balance_loss", balance, len(labels))
+            loss = loss + self.recipe.balance_weight / len(labels) * balance
+        return loss
+
+    def _log_mean(self, name: str, value: Tensor, count: int, prog_bar: bool = False) -> None:
+        self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=count, prog_bar=prog_bar)
+
+    def _flip(self, images: Tensor) -> Tensor:
+        axes = {"random": (3,), "all": (3, 2), "none": (), "both": ()}[self.recipe.flip]
+        for axis in axes:
+            flip = torch.rand(len(images), device=images.device) < 0.5
+            images = torch.where(flip[:, None, None, None], images.flip(axis), images)
+        return images
+
+    def on_train_epoch_end(self) -> None:
+        rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
+        self.log("lr", max(rates))
+        self.log("epoch_seconds", time.perf_counter() - self._started)
+
+    def on_validation_epoch_start(self) -> None:
+        self._reset()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.result = self._result()
+        self.log("val/loss", self.result.loss)
+        self.log("val/top1_error", self.result.top1_error, prog_bar=True)
+        self.log("val/top5_error", self.result.top5_error)
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        stem = self.model.backbone.stem.conv.weight  # type: ignore[union-attr]
+        rest = [p for p in self.model.parameters() if p is not stem and p.requires_grad]
+        groups = [{"params": rest, "lr": recipe.lr}, {"params": [stem], "lr": recipe.lr / recipe.stem_scale**2}]
+        optimizer = torch.optim.SGD(
+            groups, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
+        )
+        if recipe.schedule == "one_cycle":
+            rates = [float(group["lr"]) for group in optimizer.param_groups]
+            steps = int(self.trainer.estimated_stepping_batches)
+            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=False)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+        milestones = list(accumulate(recipe.epochs_per_rate))[:-1]
+        step = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=recipe.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": step, "interval": "epoch"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["gmsop"] = {"model": describe(self.model), "recipe": self.recipe.to_dict()}
+
+
+class EpochLines(Callback):
+    """One line per epoch, kept on the screen above the progress bar."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        width = len(str(trainer.max_epochs))
+        line = (
+            f"epoch {trainer.current_epoch + 1:{width}}/{trainer.max_epochs}  loss {values['train/loss']:.3f}  "
+            f"validation: top-1 error {values['val/top1_error']:5.2f} %, top-5 {values['val/top5_error']:5.2f} %"
+        )
+        if trainer.is_global_zero:
+            task.print(line)
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    resume: str | Path | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train `recipe.model` on the packed set `data`.
+
+    Leaves in the folder `out`: `recipe.yaml`, `metrics.csv`, TensorBoard events, `curves.png`, `best.ckpt` (lowest
+    top-1 error on val) and `last.ckpt`, `model.safetensors` (the weights of `best.ckpt`).
+
+    Args:
+        resume: a training checkpoint, usually `out/last.ckpt`, to go on from.
+        progress: show a progress bar and a line per epoch.
+
+    Raises:
+        ConfigError: a recipe value that cannot work; `out` already holds a run and `resume` is not given.
+        DataError: `data` is no valid packed set, or of another image size than the recipe's.
+        CheckpointError: `resume` is missing, damaged, or of another model.
+    """
+    recipe.check()
+    out = Path(out)
+    if resume is None and (out / "recipe.yaml").exists():
+        raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}/last.ckpt")
+    train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
+    if train_set.image_size != recipe.image_size:
+        raise DataError(
+            f"{data} holds images of {train_set.image_size} pixels, the recipe is for {recipe.image_size}; "
+            f"pass --image_size {train_set.image_size} to train on them all the same"
+        )
+    pl.seed_everything(recipe.seed, verbose=False)
+    model = _fresh_model(recipe, train_set)
+    require_fit(model, train_set)
+    require_fit(model, val_set)
+    if resume is not None:
+        _check_resumable(resume, model)
+    _save_recipe(recipe, out)
+    task = TrainingTask(model, recipe)
+    checkpoints = ModelCheckpoint(
+        out, "best", monitor="val/top1_error", mode="min", save_last=True, enable_version_counter=False
+    )
+    trainer = make_trainer(
+        progress,
+        [checkpoints, *([EpochLines()] if progress else [])],
+        max_epochs=recipe.total_epochs,
+        precision=recipe.precision,
+        logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="")],
+        log_every_n_steps=50,
+    )
+    ranks = trainer.world_size
+    if recipe.batch_size % ranks:
+        raise ConfigError(f"batch_size {recipe.batch_size} cannot be shared equally by {ranks} devices")
+    loader = train_loader(
+        train_set, recipe.batch_size // ranks, recipe.seed, recipe.flip == "both", recipe.num_workers, ranks,
+        trainer.global_rank,
+    )  # fmt: skip
+    started = time.perf_counter()
+    judge = val_loader(val_set, recipe.batch_size, recipe.num_workers)
+    try:
+        trainer.fit(task, loader, judge, ckpt_path=resume, weights_only=True)
+    except OSError as error:
+        raise write_error(out, error) from error
+    seconds = time.perf_counter() - started
+    if trainer.is_global_zero:
+        plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
+        save_model(load_model(checkpoints.best_model_path), out / "model.safetensors")
+    best = read_training_checkpoint(checkpoints.best_model_path)
+    assert checkpoints.best_model_score is not None
+    return Run(
+        folder=out,
+        result=task.result,
+        best_top1_error=float(checkpoints.best_model_score),
+        best_epoch=int(best["epoch"]) + 1,
+        seconds=seconds,
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
+    model = create_model(recipe.model, len(dataset.class_names), **recipe.model_args)
+    with torch.no_grad():
+        model.backbone.stem.conv.weight.div_(recipe.stem_scale)  # type: ignore[union-attr, operator]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = recipe.bn_momentum
+    meta = dataset.meta
+    std = meta["rgb_std"] if recipe.normalize == "mean_std" else (1.0, 1.0, 1.0)
+    if min(std) <= 0:
+        raise DataError(f"{dataset.path}: a colour channel never varies (rgb_std {std}): use normalize: mean")
+    model.pretrained_cfg.update(
+        mean=tuple(v / 255 for v in meta["rgb_mean"]),
+        std=tuple(v / 255 for v in std),
+        input_size=(3, dataset.image_size, dataset.image_size),
+        num_classes=model.num_classes,
+        label_names=dataset.class_names,
+    )
+    return model
+
+
+def _check_resumable(resume: str | Path, model: PooledClassifier) -> None:
+    found, wanted = read_training_checkpoint(resume)["gmsop"]["model"], describe(model)
+    for key in ("name", "num_classes", "init_args"):
+        if found[key] != wanted[key]:
+            raise CheckpointError(f"{resume}: another model ({key} {found[key]}, the recipe has {wanted[key]})")
+
+
+def _save_recipe(recipe: Recipe, out: Path) -> None:
+    with writing(out / "recipe.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
