@@ -1,0 +1,42 @@
+"""Shared fixtures. The sample set is packed once, into a cache folder of the test session's own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import gmsop.data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["GMSOP_CACHE"] = str(folder)
+    yield folder
+    del os.environ["GMSOP_CACHE"]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def sample(cache: Path) -> Path:
+    return gmsop.data.sample_path()
+
+
+@pytest.fixture(scope="session")
+def small_set(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 + 40 of the sample's images, all ten classes, as a packed set."""
+    path = tmp_path_factory.mktemp("packed") / "small"
+    splits = {"train": 90, "val": 40}
+    names = gmsop.data.PackedDataset(sample, "train").class_names
+    with gmsop.data.PackedWriter(path, 64, splits, names, "EuroSAT sample", "box") as writer:
+        for split, count in splits.items():
+            dataset = gmsop.data.PackedDataset(sample, split)
+            for i in range(count):
+                writer.add(*dataset[i * len(dataset) // count])
+    return path

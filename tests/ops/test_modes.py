@@ -1,0 +1,71 @@
+"""The operators inside autocast and inside torch.compile."""
+
+import pytest
+import torch
+from compare import relative_error
+
+from gmsop import ops
+from gmsop.ops import naive
+
+
+def second_order(x: torch.Tensor) -> torch.Tensor:
+    return ops.triu_vectorize(ops.newton_schulz_sqrt(ops.covariance_pool(x), 3))
+
+
+def gate(features: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    logits = ops.gate_logits(features, weight, weight, noise)
+    indices = ops.top_k_indices(logits, 2)
+    return ops.dense_gates(ops.top_k_gates(logits, indices), indices, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_touch_second_order_statistics(dtype):
+    x = torch.randn(3, 16, 6, 6, requires_grad=True)
+    with torch.autocast("cpu", dtype):
+        found = second_order(x)
+        found.square().sum().backward()  # a backward pass inside the context must not lose digits either
+    exact = x.detach().double().requires_grad_()
+    expected = naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(exact)))
+    expected.square().sum().backward()
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < 1e-5
+    assert relative_error(x.grad, exact.grad) < 1e-5
+
+
+def test_autocast_does_not_round_the_gate():
+    features, weight, noise = torch.randn(4, 30), torch.randn(5, 30), torch.randn(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ops.gate_logits(features, weight, weight, noise)
+    assert torch.equal(found, ops.gate_logits(features, weight, weight, noise))
+
+
+@pytest.mark.parametrize("root", [ops.newton_schulz_sqrt, ops.eigh_sqrt])
+def test_compiles_without_a_graph_break(root):
+    def pool(x: torch.Tensor) -> torch.Tensor:
+        return ops.triu_vectorize(root(ops.covariance_pool(x)))
+
+    x = torch.randn(2, 8, 5, 5, dtype=torch.double, requires_grad=True)
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    probe = torch.randn(2, 36, dtype=torch.double)
+    gradients = []
+    for f in (pool, compiled):
+        (gradient,) = torch.autograd.grad((f(x) * probe).sum(), x)
+        gradients.append(gradient)
+    assert relative_error(compiled(x), pool(x)) < 1e-12
+    assert relative_error(*gradients) < 1e-10
+
+
+def test_second_order_pooling_compiles_with_inductor():
+    x = torch.randn(2, 8, 5, 5, requires_grad=True)
+    compiled = torch.compile(second_order, fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = compiled(x)
+    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    (expected,) = torch.autograd.grad(second_order(x).square().sum(), x)
+    assert relative_error(found, second_order(x)) < 1e-5
+    assert relative_error(gradient, expected) < 1e-5
+
+
+def test_the_gate_compiles_without_a_graph_break():
+    inputs = torch.randn(4, 7), torch.randn(5, 7), torch.randn(4)
+    assert relative_error(torch.compile(gate, fullgraph=True, backend="aot_eager")(*inputs), gate(*inputs)) < 1e-6
