@@ -146,18 +146,19 @@ def _state(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     wanted = model.state_dict()
     used = set()
-    missing, wrong = [], []
+    missing: dict[str, str] = {}
+    wrong: dict[str, str] = {}  # dicts keep the order and drop the second entry of BatchNorm's moments
     for source, key, value in _pairs(model, params):
         used.add(source)
         if value is None:
-            missing.append(source)
+            missing[source] = source
         elif value.shape != wanted[key].shape:
-            wrong.append(f"{source} ({tuple(value.shape)} for {key} {tuple(wanted[key].shape)})")
+            wrong[source] = f"{source} ({tuple(value.shape)}, expected {tuple(wanted[key].shape)})"
         else:
             state[key] = value
     state |= {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
     leftover = [name for name in params if name not in used]
-    problems = {"missing": missing, "of a wrong shape": wrong, "left over": leftover}
+    problems = {"missing": list(missing), "of a wrong shape": list(wrong.values()), "left over": leftover}
     if any(problems.values()):
         text = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise CheckpointError(f"the parameters do not fit {model.pretrained_cfg['architecture']}: {text}")
@@ -181,11 +182,11 @@ def _pairs(model: PooledClassifier, params: Arrays) -> Iterator[tuple[str, str, 
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             yield f"{source}_w", f"{key}.weight", get(f"{source}_w")
             yield f"{source}_b", f"{key}.bias", get(f"{source}_b")
-            yield f"{source}_m", f"{key}.running_mean", get(f"{source}_m", lambda array: array[:, 0])
-            yield f"{source}_m", f"{key}.running_var", get(f"{source}_m", lambda array: _variance(array[:, 1]))
+            yield f"{source}_m", f"{key}.running_mean", get(f"{source}_m", lambda array: _matrix(array)[:, 0])
+            yield f"{source}_m", f"{key}.running_var", get(f"{source}_m", lambda array: _variance(_matrix(array)[:, 1]))
     if isinstance(model.pool, GatedMixture):
-        yield "gating_w", "pool.gate.weight", get("gating_w", np.transpose)
-        yield "gating_noise_w", "pool.gate.noise_weight", get("gating_noise_w", np.transpose)
+        yield "gating_w", "pool.gate.weight", get("gating_w", lambda array: _matrix(array).T)
+        yield "gating_noise_w", "pool.gate.noise_weight", get("gating_noise_w", lambda array: _matrix(array).T)
 
 
 def _modules(model: PooledClassifier) -> Iterator[tuple[str, str, nn.Module]]:
@@ -224,6 +225,11 @@ def _modules(model: PooledClassifier) -> Iterator[tuple[str, str, nn.Module]]:
 def _filter(array: NDArray[Any]) -> NDArray[Any]:
     """MATLAB's (height, width, in, out), trailing axes of one dropped, to (out, in, height, width)."""
     return array.reshape(array.shape + (1,) * (4 - array.ndim)).transpose(3, 2, 0, 1)
+
+
+def _matrix(array: NDArray[Any]) -> NDArray[Any]:
+    """MATLAB's (rows, columns), trailing axes of one left out."""
+    return array.reshape(array.shape[:2]) if array.size == np.prod(array.shape[:2]) else array
 
 
 def _variance(sigma: NDArray[Any]) -> NDArray[Any]:
