@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from compare import GOLDEN, relative_error
-from matconvnet_files import LAYERS, official_shapes, random_params, write_v5, write_v73
 
+from compare import GOLDEN, relative_error
 from gmsop import convert
 from gmsop.checkpoint import load_model, save_model
 from gmsop.convert import load_matconvnet
 from gmsop.errors import CheckpointError
+from matconvnet_files import LAYERS, official_shapes, random_params, write_v5, write_v73
 
 OFFICIAL = {
     "ResNet18-GAP": "gap_resnet18",
@@ -126,7 +126,7 @@ def test_leftovers_gaps_and_shapes_are_named(write, tmp_path):
 def test_a_missing_component_is_named(tmp_path):
     params = random_params(official_shapes("ResNet18-GM-SOP"))
     del params["CM_5_b_f"], params["CM_7_a_f"]
-    with pytest.raises(CheckpointError, match="CM_7_a_f|CM_5_b_f"):
+    with pytest.raises(CheckpointError, match=r"CM_7_a_f|CM_5_b_f"):
         load_matconvnet(write_v5(tmp_path / "net.mat", params))
 
 

@@ -48,9 +48,22 @@ DEPARTURES: dict[tuple[str, str], dict[str, Any]] = {
     ("gm_gap", "wrn36_2"): {"gate_dims": (512,)},
     ("gm_sop", "wrn36_2"): {"hidden_dim": 512, "gate_dims": (512, 128), "drop_rate": 0.4},
     ("sr_sop", "tiny"): {"reduced_dim": 32},
-    ("parametric_sop", "tiny"): {"hidden_dim": 64, "reduced_dim": 32},
-    ("gm_gap", "tiny"): {"num_components": 4, "top_k": 2, "reduced_dim": 128, "gate_dims": (64, 32)},
-    ("gm_sop", "tiny"): {"num_components": 4, "top_k": 2, "hidden_dim": 64, "reduced_dim": 32, "gate_dims": (64, 32)},
+    ("parametric_sop", "tiny"): {"hidden_dim": 64, "reduced_dim": 32, "drop_rate": 0.0},
+    ("gm_gap", "tiny"): {
+        "num_components": 4,
+        "top_k": 2,
+        "reduced_dim": 128,
+        "gate_dims": (64, 32),
+        "drop_rate": 0.0,
+    },
+    ("gm_sop", "tiny"): {
+        "num_components": 4,
+        "top_k": 2,
+        "hidden_dim": 64,
+        "reduced_dim": 32,
+        "gate_dims": (64, 32),
+        "drop_rate": 0.0,
+    },
 }
 
 SECOND_ORDER = ("sr_sop", "parametric_sop", "gm_sop")

@@ -1,21 +1,11 @@
 """Learning curves as a picture."""
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from gmsop.files import writing
-
-
-def read_metrics(path: str | Path) -> dict[int, dict[str, float]]:
-    """A `metrics.csv` of a run: epoch (from 0) to the values logged in it."""
-    epochs: dict[int, dict[str, float]] = {}
-    with Path(path).open(newline="") as file:
-        for row in csv.DictReader(file):
-            values = {k: float(v) for k, v in row.items() if k and v and k not in ("epoch", "step")}
-            epochs.setdefault(int(row["epoch"]), {}).update(values)
-    return epochs
+from gmsop.metrics import read_metrics
 
 
 def plot_curves(runs: Mapping[str, str | Path], path: str | Path) -> None:

@@ -21,11 +21,12 @@ class Recipe:
         image_size: size S of the images the recipe is meant for, in pixels.
         epochs: epochs at each learning rate, [40, 10, 5, 5]; the sum is the length of the run. One number: one rate.
         schedule: "step": the rate is multiplied by lr_factor between the entries of epochs. "one_cycle": it rises to lr
-            over the first 30 % of the steps and falls to almost 0 (torch's OneCycleLR).
+            over the first 30 % of the steps and falls to almost 0, while the momentum goes from 0.95 to 0.85 and back
+            (torch's OneCycleLR).
         lr: base learning rate of SGD.
         lr_factor: see schedule.
         batch_size: images per step, over all devices.
-        momentum: of SGD.
+        momentum: of SGD (one_cycle has its own).
         nesterov: use Nesterov's momentum.
         weight_decay: on every learnable parameter.
         balance_weight: weight of the balance loss against a cross-entropy SUMMED over the batch, as the paper states

@@ -16,6 +16,7 @@ def make_trainer(progress: bool, callbacks: list[Any] | None = None, **options: 
     # Reading uint8 pages of a memory map costs less than passing them between processes.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec, LeafSpec).*")
     callbacks = list(callbacks or [])
     bar = progress and sys.stdout.isatty()  # in a log file every refresh would be a line
     if bar:

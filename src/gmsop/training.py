@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +20,7 @@ from gmsop.data import PackedDataset, train_loader, val_loader
 from gmsop.errors import CheckpointError, ConfigError, DataError
 from gmsop.evaluation import Evaluation, EvaluationTask, require_fit
 from gmsop.files import write_error, writing
+from gmsop.metrics import log_epoch
 from gmsop.models import create_model
 from gmsop.nn import PooledClassifier
 from gmsop.ops import balance_loss
@@ -44,9 +45,10 @@ class Run:
 class TrainingTask(EvaluationTask):
     """The optimisation a `Recipe` describes."""
 
-    def __init__(self, model: PooledClassifier, recipe: Recipe) -> None:
+    def __init__(self, model: PooledClassifier, recipe: Recipe, metrics_file: Path | None = None) -> None:
         super().__init__(model)
         self.recipe = recipe
+        self.metrics_file = metrics_file
 
     def on_train_epoch_start(self) -> None:
         # All randomness of an epoch (flips, dropout, noise, ties) follows from the seed and the epoch, so that a run
@@ -80,6 +82,10 @@ class TrainingTask(EvaluationTask):
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
         self.log("lr", max(rates))
         self.log("epoch_seconds", time.perf_counter() - self._started)
+        if self.metrics_file is not None and self.trainer.is_global_zero:
+            values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            values.pop("epoch_seconds", None)  # the one value that is not the same when a run is repeated
+            log_epoch(self.metrics_file, self.current_epoch, {"lr": max(rates), **values})
 
     def on_validation_epoch_start(self) -> None:
         self._reset()
@@ -104,7 +110,7 @@ class TrainingTask(EvaluationTask):
         if recipe.schedule == "one_cycle":
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             steps = int(self.trainer.estimated_stepping_batches)
-            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=False)
+            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
         milestones = list(accumulate(recipe.epochs_per_rate))[:-1]
         step = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=recipe.lr_factor)
@@ -166,16 +172,17 @@ def train(
     if resume is not None:
         _check_resumable(resume, model)
     _save_recipe(recipe, out)
-    task = TrainingTask(model, recipe)
-    checkpoints = ModelCheckpoint(
-        out, "best", monitor="val/top1_error", mode="min", save_last=True, enable_version_counter=False
+    task = TrainingTask(model, recipe, out / "metrics.csv")
+    best = ModelCheckpoint(
+        out, "best", monitor="val/top1_error", mode="min", save_on_train_epoch_end=True, enable_version_counter=False
     )
+    last = ModelCheckpoint(out, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer = make_trainer(
         progress,
-        [checkpoints, *([EpochLines()] if progress else [])],
+        [best, last, *([EpochLines()] if progress else [])],
         max_epochs=recipe.total_epochs,
         precision=recipe.precision,
-        logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="")],
+        logger=TensorBoardLogger(out, name="", version=""),
         log_every_n_steps=50,
     )
     ranks = trainer.world_size
@@ -194,14 +201,13 @@ def train(
     seconds = time.perf_counter() - started
     if trainer.is_global_zero:
         plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
-        save_model(load_model(checkpoints.best_model_path), out / "model.safetensors")
-    best = read_training_checkpoint(checkpoints.best_model_path)
-    assert checkpoints.best_model_score is not None
+        save_model(load_model(best.best_model_path), out / "model.safetensors")
+    assert best.best_model_score is not None
     return Run(
         folder=out,
         result=task.result,
-        best_top1_error=float(checkpoints.best_model_score),
-        best_epoch=int(best["epoch"]) + 1,
+        best_top1_error=float(best.best_model_score),
+        best_epoch=int(read_training_checkpoint(best.best_model_path)["epoch"]) + 1,
         seconds=seconds,
         parameters=sum(p.numel() for p in model.parameters()),
     )

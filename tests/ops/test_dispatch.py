@@ -1,7 +1,7 @@
 import pytest
 import torch
-from compare import relative_error
 
+from compare import relative_error
 from gmsop import ops
 from gmsop.ops import naive
 
@@ -17,7 +17,9 @@ def test_routing_equals_the_loop_over_images(batch, n, k):
     plan = ops.plan_dispatch(indices, n)
     parts = ops.dispatch(x, plan)
     assert [len(part) for part in parts] == torch.bincount(indices.flatten(), minlength=n).tolist()
-    found = ops.combine([c(part) for c, part in zip(components, parts, strict=True)], ops.top_k_gates(logits, indices), plan)
+    found = ops.combine(
+        [c(part) for c, part in zip(components, parts, strict=True)], ops.top_k_gates(logits, indices), plan
+    )
     expected, _ = naive.mixture(x, logits, k, components)
 
     assert relative_error(found, expected) < 1e-13

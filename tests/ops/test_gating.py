@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from compare import relative_error
 
+from compare import relative_error
 from gmsop import ops
 from gmsop.errors import ConfigError
 from gmsop.ops import naive
@@ -55,7 +55,7 @@ def test_random_ties_never_change_the_selected_scores():
 def test_random_ties_are_uniform_per_image():
     indices = ops.top_k_indices(torch.zeros(8000, 4), 2, random_ties=True)
     counts = torch.bincount(indices.flatten(), minlength=4)
-    # Each component is among the 2 of 4 with probability 1/2: 4000 of 8000, standard deviation 45; five of them allowed.
+    # Each component is among the 2 of 4 with probability 1/2: 4000 of 8000, standard deviation 45; five are allowed.
     assert (counts - 4000).abs().max() < 225
     assert len(indices.sort(1).values.unique(dim=0)) == 6  # all pairs occur
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from compare import relative_error, symmetrised
 
+from compare import relative_error, symmetrised
 from gmsop import ops
 from gmsop.errors import ConfigError
 from gmsop.ops import naive

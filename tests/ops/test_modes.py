@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compare import relative_error
 
+from compare import relative_error
 from gmsop import ops
 from gmsop.ops import naive
 

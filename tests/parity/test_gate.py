@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from compare import GOLDEN, golden, relative_error
 from torch import Tensor
 
+from compare import GOLDEN, golden, relative_error
 from gmsop import ops
 from gmsop.nn import ParametricGAP, ParametricSOP
 

@@ -5,15 +5,19 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from compare import GOLDEN, golden, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compare import GOLDEN, golden, relative_error
 from gmsop import ops
 from gmsop.convert import _modules, load_matconvnet
 from gmsop.nn import PooledClassifier
 
-MODELS = {"ResNet18-GAP": "gap_resnet18", "ResNet18-GM-GAP": "gm_gap_16_8_resnet18", "ResNet18-GM-SOP": "gm_sop_16_8_resnet18"}
+MODELS = {
+    "ResNet18-GAP": "gap_resnet18",
+    "ResNet18-GM-GAP": "gm_gap_16_8_resnet18",
+    "ResNet18-GM-SOP": "gm_sop_16_8_resnet18",
+}
 
 
 def load(name: str, dtype: torch.dtype = torch.double) -> PooledClassifier:
@@ -76,7 +80,15 @@ def trained(name: str) -> dict[str, object]:
     objective = F.cross_entropy(logits, labels, reduction="sum")
     balance = 0 if routing is None else 100 * ops.balance_loss(routing.dense)
     (objective + balance).backward()
-    return {"z": z, "model": model, "x": x, "logits": logits, "routing": routing, "objective": objective, "balance": balance}
+    return {
+        "z": z,
+        "model": model,
+        "x": x,
+        "logits": logits,
+        "routing": routing,
+        "objective": objective,
+        "balance": balance,
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)

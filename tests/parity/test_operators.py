@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compare import GOLDEN, golden, relative_error, symmetrised
 
+from compare import GOLDEN, golden, relative_error, symmetrised
 from gmsop import ops
 
 FILES = sorted(path.name for path in (GOLDEN / "mexops").glob("*.npz"))

@@ -66,6 +66,7 @@ def train_loader(
         collate_fn=_to_tensors,
         pin_memory=torch.cuda.is_available(),
         drop_last=len(sampler) % batch_size == 1 and len(sampler) > 1,
+        generator=torch.Generator().manual_seed(seed),  # or the loader would draw from the global one
         persistent_workers=num_workers > 0,
     )
 

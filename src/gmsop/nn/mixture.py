@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gmsop.errors import ConfigError
 from gmsop.nn.gate import TopKGate
 from gmsop.ops import combine, dispatch, plan_dispatch
+from gmsop.ops.precision import like_input
 
 
 class GatedMixture(nn.Module):
@@ -46,7 +47,7 @@ class GatedMixture(nn.Module):
                 outputs.append(component(images))
             else:
                 idle += [p for p in component.parameters() if p.requires_grad]
-        out = combine(outputs, routing.gates, plan)
+        out = like_input(combine(outputs, routing.gates, plan), x)
         if idle and torch.is_grad_enabled():
             out = _ZeroGrad.apply(out, *idle)
         return (out, routing) if return_routing else out

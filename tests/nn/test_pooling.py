@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import nn
+
+from compare import relative_error
+from gmsop.errors import ConfigError
+from gmsop.nn import GlobalAvgPool, ISqrtCovPool, ParametricGAP, ParametricSOP
+from gmsop.ops import naive
+
+
+def oracle(x: torch.Tensor, num_iters: int = 3) -> torch.Tensor:
+    return naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(x), num_iters))
+
+
+def test_average():
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.allclose(GlobalAvgPool()(x), x.sum((2, 3)) / 20)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (7, 3), (1, 5)])
+def test_isqrt_cov_equals_the_oracle_at_any_size(size):
+    x = torch.randn(3, 6, *size, dtype=torch.double)
+    assert relative_error(ISqrtCovPool(num_iters=4)(x), oracle(x, 4)) < 1e-12
+    assert relative_error(ISqrtCovPool(num_iters=4)(x.to(memory_format=torch.channels_last)), oracle(x, 4)) < 1e-12
+
+
+def test_isqrt_cov_reduction():
+    pool = ISqrtCovPool(12, reduced_dim=5).eval()
+    x = torch.randn(2, 12, 6, 6)
+    assert pool.out_features == 15
+    assert relative_error(pool(x), oracle(pool.reduce(x).double())) < 1e-5
+    with pytest.raises(ConfigError, match="reduced_dim needs in_channels"):
+        ISqrtCovPool(reduced_dim=5)
+
+
+def test_parametric_sop_is_two_convolutions_and_a_pool():
+    component = ParametricSOP(6, hidden_dim=9, reduced_dim=4).double()
+    assert [tuple(p.shape) for p in component.parameters()] == [(9, 6, 1, 1), (4, 9, 1, 1)]  # no bias, no BatchNorm
+    x = torch.randn(2, 6, 5, 5, dtype=torch.double)
+    a, b = (p[:, :, 0, 0] for p in component.parameters())
+    hidden = torch.einsum("oi,bihw->bohw", a, x).clamp(min=0)
+    expected = oracle(torch.einsum("oi,bihw->bohw", b, hidden).clamp(min=0))
+    assert relative_error(component(x), expected) < 1e-12
+    assert component(x).shape == (2, component.out_features)
+
+
+def test_parametric_gap_is_one_convolution_and_the_mean():
+    component = ParametricGAP(6, reduced_dim=4).double()
+    x = torch.randn(2, 6, 5, 5, dtype=torch.double)
+    (a,) = component.parameters()
+    expected = torch.einsum("oi,bihw->bohw", a[:, :, 0, 0], x).clamp(min=0).mean((2, 3))
+    assert relative_error(component(x), expected) < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_cast_as_a_whole_keeps_its_dtype(dtype):
+    pool = ParametricSOP(8, 8, 8).to(dtype)
+    out = pool(torch.randn(2, 8, 6, 6).to(dtype))
+    assert out.dtype == dtype
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("pool", [ISqrtCovPool(), ParametricSOP(4, 6, 5), ParametricSOP(4, 6, 5).double()])
+def test_constant_maps_and_dead_components_are_finite(pool: nn.Module):
+    dtype = next(pool.parameters(), torch.zeros(1)).dtype
+    x = torch.full((2, 4, 3, 3), -3.0, dtype=dtype, requires_grad=True)  # constant; after a ReLU perhaps all zero
+    out = pool(x)
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(x.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in pool.parameters())
+
+
+def test_he_initialisation():
+    component = ParametricSOP(128, 256, 128)
+    assert component.conv1.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.02)
+    assert component.conv2.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.02)

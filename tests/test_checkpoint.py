@@ -1,0 +1,108 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import gmsop
+from gmsop.checkpoint import describe, load_model, load_state, save_model
+from gmsop.errors import CheckpointError
+
+
+def test_round_trip(tmp_path):
+    model = gmsop.create_model("gm_sop_4_2_tiny", 6, top_k=3, gate_dims=(16, 8)).eval()
+    model.pretrained_cfg.update(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), label_names=list("abcdef"))
+    save_model(model, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again(x), model(x))
+    assert describe(again) == describe(model)
+    assert again.pretrained_cfg["mean"] == (0.1, 0.2, 0.3)
+    assert not again.training
+    assert (tmp_path / "m.safetensors").stat().st_mode & 0o777 == 0o644
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("kept", [0, 7, 500, -1])
+def test_truncated(tmp_path, kept):
+    path = tmp_path / "m.safetensors"
+    save_model(gmsop.create_model("gap_tiny", 3), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: not a safetensors file, or truncated"):
+        load_model(path)
+
+
+def test_missing(tmp_path):
+    for name in ("none.safetensors", "none.ckpt"):
+        with pytest.raises(CheckpointError, match="no such file"):
+            load_model(tmp_path / name)
+
+
+def test_weights_without_description(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="no description of a gmsop model"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "resnet_of_another_world"}, {"init_args": None}, {"num_classes": -3}, {"input": 5}]
+)
+def test_a_description_that_is_not_ours(tmp_path, change):
+    model = gmsop.create_model("gap_tiny", 3)
+    save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(describe(model) | change)})
+    with pytest.raises(CheckpointError, match="description"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_weights_of_another_model_are_named():
+    model, other = gmsop.create_model("gap_tiny", 3), gmsop.create_model("gm_sop_4_2_tiny", 4)
+    with pytest.raises(CheckpointError) as caught:
+        load_state(model, other.state_dict(), "m.safetensors")
+    assert "not those of gap_tiny" in str(caught.value)
+    assert "left over (pool.components.0.conv1.weight" in str(caught.value)
+    assert "of another shape (fc.weight, fc.bias)" in str(caught.value)
+
+
+def test_a_hostile_training_checkpoint_runs_nothing(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"gmsop": Hostile(), "state_dict": {}}, tmp_path / "m.ckpt")
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
+        load_model(tmp_path / "m.ckpt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_other_files_named_ckpt(tmp_path):
+    path = tmp_path / "m.ckpt"
+    for data in (b"", b"garbage", b"PK\x03\x04 half a zip"):
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError):
+            load_model(path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint of gmsop's training"):
+        load_model(path)
+
+
+FULL = """
+import resource, signal, sys, gmsop
+from gmsop.checkpoint import save_model
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+try:
+    save_model(gmsop.create_model("gap_tiny", 3), sys.argv[1])
+except gmsop.GmsopError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
+    assert "cannot write" in done.stdout, done.stderr
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

@@ -1,0 +1,107 @@
+from dataclasses import fields
+
+import pytest
+import torch
+import yaml
+
+import gmsop
+from gmsop.errors import ConfigError, UnknownNameError
+from gmsop.published import IMAGENET64, RESULTS
+from gmsop.recipe import Recipe, load_recipe, recipe_names, recipe_text
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_says_how_to_run_it(name):
+    recipe = load_recipe(name)
+    recipe.check()
+    assert recipe.model in gmsop.list_models()
+    with torch.device("meta"):
+        gmsop.create_model(recipe.model, 10, **recipe.model_args)
+    assert f"gmsop train --recipe {name}" in recipe_text(name)
+
+
+def test_every_published_row_has_a_recipe():
+    rows = {("imagenet64" if r.dataset == IMAGENET64 else "places365", r.model, bool(r.note)) for r in RESULTS}
+    recipes = {(n.split("/")[0], load_recipe(n).model, n.endswith("flips_added")) for n in recipe_names()}
+    assert len(rows) == 19
+    assert rows <= recipes
+    assert {("imagenet64", "gap_wrn36_2", False), ("imagenet64", "sr_sop_wrn36_2", False)} <= recipes
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "lr", "batch"),
+    [  # the reference's table of training settings
+        ("gap_resnet18", [50, 15, 10], 0.075, 256),
+        ("gm_gap_16_8_resnet18", [50, 15, 10], 0.075, 256),
+        ("sr_sop_resnet18", [40, 10, 5, 5], 0.15, 256),
+        ("gm_sop_16_8_resnet18", [40, 10, 5, 5], 0.1, 256),
+        ("gap_wrn36_2", [20, 10, 10], 0.1, 150),
+        ("sr_sop_wrn36_2", [10, 10, 10], 0.1, 150),
+        ("gm_gap_16_8_wrn36_2", [20, 10, 10], 0.1, 150),
+        ("gm_sop_16_8_wrn36_2", [20, 10, 5, 5], 0.09, 150),
+        ("gap_resnet50", [50, 10, 5, 5], 0.1, 256),
+    ],
+)
+def test_published_settings(name, epochs, lr, batch):
+    recipe = load_recipe(f"imagenet64/{name}")
+    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (epochs, lr, batch)
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 1e-4)
+    assert (recipe.stem_scale, recipe.bn_momentum, recipe.balance_weight) == (60, 0.3, 100)
+    assert (recipe.normalize, recipe.flip, recipe.schedule, recipe.lr_factor) == ("mean", "random", "step", 0.1)
+
+
+def test_places_recipes_are_for_100_pixels():
+    assert {load_recipe(n).image_size for n in recipe_names() if n.startswith("places365/")} == {100}
+
+
+def test_the_demo_recipes_differ_in_the_model_alone():
+    demo = [load_recipe(n).to_dict() for n in recipe_names() if n.startswith("demo/")]
+    for recipe in demo:
+        recipe.pop("model")
+        recipe.pop("balance_weight")  # of no effect without a gate
+    assert all(recipe == demo[0] for recipe in demo)
+
+
+def test_a_file_is_a_recipe_too(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: gap_tiny\nepochs: 3\nlr: 0.5\n")
+    recipe = load_recipe(str(file))
+    assert (recipe.model, recipe.total_epochs, recipe.epochs_per_rate, recipe.lr) == ("gap_tiny", 3, [3], 0.5)
+
+
+def test_round_trip_through_yaml(tmp_path):
+    recipe = load_recipe("imagenet64/gm_sop_16_8_wrn36_2")
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    assert load_recipe(str(tmp_path / "r.yaml")) == recipe
+
+
+def test_unknown_names_list_the_nearest(tmp_path):
+    with pytest.raises(UnknownNameError, match="Nearest: .*imagenet64/gap_resnet18"):
+        load_recipe("imagenet64/gap_resnet19")
+    with pytest.raises(UnknownNameError, match="no recipe file"):
+        load_recipe(str(tmp_path / "none.yaml"))
+    (tmp_path / "r.yaml").write_text("learning_rate: 1\nbatch_sise: 3\n")
+    with pytest.raises(UnknownNameError, match="recipe key"):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "model: [", "5", ""])
+def test_what_is_no_recipe(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lr": 0}, {"batch_size": 1}, {"batch_size": 0}, {"epochs": []}, {"epochs": [0]}, {"epochs": [5, -1]},
+     {"epochs": 0}, {"bn_momentum": 0}, {"momentum": -1}, {"stem_scale": 0}, {"weight_decay": -1}],
+)  # fmt: skip
+def test_values_that_cannot_work(changes):
+    with pytest.raises(ConfigError, match=f"recipe: .*{next(iter(changes))}|batch_size"):
+        Recipe(**changes).check()
+
+
+def test_every_key_is_documented():
+    for f in fields(Recipe):
+        assert f"{f.name}: " in (Recipe.__doc__ or ""), f.name
