@@ -62,7 +62,7 @@ def write_v5(path: Path, params: Arrays, mean=(120.0, 110.0, 100.0), layers=LAYE
 
 
 class V73:
-    """MATLAB's conventions on HDF5: axes reversed, text as uint16, a struct array as a table of references per field."""
+    """MATLAB's conventions on HDF5: axes reversed, text as uint16, struct arrays as a table of references per field."""
 
     def __init__(self, path: Path) -> None:
         self.file = h5py.File(path, "w", userblock_size=512)

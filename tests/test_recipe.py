@@ -76,7 +76,7 @@ def test_round_trip_through_yaml(tmp_path):
 
 
 def test_unknown_names_list_the_nearest(tmp_path):
-    with pytest.raises(UnknownNameError, match="Nearest: .*imagenet64/gap_resnet18"):
+    with pytest.raises(UnknownNameError, match=r"Nearest: .*imagenet64/gap_resnet18"):
         load_recipe("imagenet64/gap_resnet19")
     with pytest.raises(UnknownNameError, match="no recipe file"):
         load_recipe(str(tmp_path / "none.yaml"))

@@ -1,6 +1,6 @@
 """Names to modules: the table of backbones and heads, and the function that puts one of each together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,6 @@ from gmsop.nn import (
     ParametricSOP,
     PooledClassifier,
     SmallImageResNet,
-    TopKGate,
 )
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -113,32 +112,19 @@ def assemble(
     return model
 
 
-def _pool(
-    head: str,
-    channels: int,
-    *,
-    reduced_dim: int | None,
-    hidden_dim: int = 0,
-    num_components: int = 1,
-    top_k: int = 1,
-    gate_dims: Sequence[int] = (),
-    num_iters: int = 3,
-) -> nn.Module:
+def _pool(head: str, channels: int, reduced_dim: int | None, **options: Any) -> nn.Module:
     if head == "gap":
         return GlobalAvgPool(channels) if reduced_dim is None else ParametricGAP(channels, reduced_dim)
     if head == "sr_sop":
-        return ISqrtCovPool(channels, reduced_dim, num_iters)
+        return ISqrtCovPool(channels, reduced_dim, **options)
     if reduced_dim is None:
         raise ConfigError(f"a {head} head needs reduced_dim")
-    if head == "parametric_sop":
-        return ParametricSOP(channels, hidden_dim, reduced_dim, num_iters)
-    second_order = head == "gm_sop"
-    gate = TopKGate(channels, num_components, top_k, gate_dims, second_order, num_iters)
-    if second_order:
-        return GatedMixture(
-            [ParametricSOP(channels, hidden_dim, reduced_dim, num_iters) for _ in range(num_components)], gate
-        )
-    return GatedMixture([ParametricGAP(channels, reduced_dim) for _ in range(num_components)], gate)
+    build: dict[str, Callable[..., nn.Module]] = {
+        "parametric_sop": ParametricSOP,
+        "gm_gap": GatedMixture.first_order,
+        "gm_sop": GatedMixture.second_order,
+    }
+    return build[head](channels, reduced_dim=reduced_dim, **options)
 
 
 def _require_positive(name: str, value: Any) -> None:

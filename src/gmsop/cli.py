@@ -1,11 +1,12 @@
 """The command line: parsing and printing only. Each command is a pair `_NAME_arguments`, `_NAME`."""
 
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +14,10 @@ from gmsop.errors import ConfigError, GmsopError
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the example on a line of its own."""
 
 
 class Command(NamedTuple):
@@ -25,12 +30,14 @@ class Command(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = ArgumentParser(prog="gmsop", description="Second-order pooling and gated mixtures of it, for PyTorch.")
+    description = "Second-order pooling and gated mixtures of it, for PyTorch."
+    parser = ArgumentParser(prog="gmsop", description=description, formatter_class=Help)
     parser.add_argument("--version", action="version", version=_version())
     try:
         commands = parser.add_subcommands(dest="command", metavar="COMMAND")
         for name, command in COMMANDS.items():
-            sub = ArgumentParser(description=f"{command.summary}\n\nExample:\n  {command.example}")
+            text = f"{command.summary}\n\nexample:\n  {command.example}"
+            sub = ArgumentParser(description=text, formatter_class=Help)
             # All words are looked at beforehand: a recipe named on the command line sets the defaults of its options.
             command.arguments(sub, argv[1:] if argv[:1] == [name] else [])
             commands.add_subcommand(name, sub, help=command.summary)

@@ -1,6 +1,6 @@
 """The gated mixture: a bank of components, of which each image visits the few its gate picks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
 from gmsop.nn.gate import TopKGate
+from gmsop.nn.pooling import ParametricGAP, ParametricSOP
 from gmsop.ops import combine, dispatch, plan_dispatch
 from gmsop.ops.precision import like_input
 
@@ -36,6 +37,35 @@ class GatedMixture(nn.Module):
         if len(self.components) != gate.num_components:
             raise ConfigError(f"the gate chooses among {gate.num_components} components, got {len(self.components)}")
         self.out_features = getattr(self.components[0], "out_features", None)
+
+    @classmethod
+    def second_order(
+        cls,
+        in_channels: int,
+        num_components: int = 16,
+        top_k: int = 8,
+        hidden_dim: int = 256,
+        reduced_dim: int = 128,
+        gate_dims: Sequence[int] = (256, 128),
+        num_iters: int = 3,
+    ) -> "GatedMixture":
+        """The paper's GM-SOP head: `ParametricSOP` components, second-order gate. The defaults are the ResNets'."""
+        gate = TopKGate(in_channels, num_components, top_k, gate_dims, True, num_iters)
+        parts = (ParametricSOP(in_channels, hidden_dim, reduced_dim, num_iters) for _ in range(num_components))
+        return cls(parts, gate)
+
+    @classmethod
+    def first_order(
+        cls,
+        in_channels: int,
+        num_components: int = 16,
+        top_k: int = 8,
+        reduced_dim: int = 512,
+        gate_dims: Sequence[int] = (256, 128),
+    ) -> "GatedMixture":
+        """The paper's GM-GAP head: `ParametricGAP` components, first-order gate. The defaults are the ResNets'."""
+        gate = TopKGate(in_channels, num_components, top_k, gate_dims, second_order=False)
+        return cls((ParametricGAP(in_channels, reduced_dim) for _ in range(num_components)), gate)
 
     def forward(self, x: Tensor, return_routing: bool = False) -> Any:
         """The mixture's vector (B, V); with `return_routing` also the gate's `Routing`, as a pair."""

@@ -1,0 +1,214 @@
+"""The commands, run in this process through `main`."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gmsop
+from compare import GOLDEN
+from gmsop.checkpoint import load_model, save_model
+from gmsop.cli import COMMANDS, main
+from gmsop.data import PackedDataset
+
+
+def gmsop_(capsys, *words):
+    """Exit status, standard output, standard error."""
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as stop:
+        status = stop.code
+    streams = capsys.readouterr()
+    return status, streams.out, streams.err
+
+
+@pytest.fixture(scope="module")
+def model_file(sample, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    model = gmsop.create_model("gm_sop_4_2_tiny", 10)
+    model.pretrained_cfg.update(label_names=PackedDataset(sample, "val").class_names)
+    save_model(model, path)
+    return path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name, capsys):
+    status, out, _ = gmsop_(capsys, name, "--help")
+    assert status == 0
+    assert COMMANDS[name].example in out
+    assert COMMANDS[name].summary in out
+
+
+def test_no_command_and_a_wrong_one(capsys):
+    for words in ((), ("trian",)):
+        status, _, err = gmsop_(capsys, *words)
+        assert status == 2
+        assert "train" in err
+
+
+def test_version(capsys):
+    status, out, _ = gmsop_(capsys, "--version")
+    assert status == 0
+    assert out.strip() == f"gmsop {gmsop.__version__}"
+
+
+def test_models(capsys):
+    status, out, _ = gmsop_(capsys, "models", "g*resnet18")
+    assert status == 0
+    assert "10,352,776" in out
+    assert "38.21 / 17.01" in out
+    assert "round to 10.4 M; the authors print 10.3 M" in out
+    assert "wrn36_2" not in out
+    status, _, err = gmsop_(capsys, "models", "gm_soup")
+    assert status == 1
+    assert "unknown model 'gm_soup'" in err
+
+
+def test_recipes(capsys):
+    status, out, _ = gmsop_(capsys, "recipes")
+    assert status == 0
+    assert "imagenet64/gm_sop_16_8_resnet18" in out.split()
+    status, out, _ = gmsop_(capsys, "recipes", "imagenet64/gm_sop_16_8_wrn36_2")
+    assert "lr: 0.09" in out
+    status, _, err = gmsop_(capsys, "recipes", "imagenet64/gm_sop")
+    assert status == 1
+    assert "Nearest: imagenet64/gm_sop" in err
+
+
+def test_train_override_evaluate_resume(small_set, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = (
+        "train",
+        "--recipe",
+        "demo/gm_sop_4_2",
+        "--data",
+        small_set,
+        "--out",
+        run,
+        "--epochs",
+        1,
+        "--batch_size",
+        45,
+    )
+    status, out, err = gmsop_(capsys, *words, "--model_args.top_k=3")
+    assert status == 0, err
+    assert "epoch 1/1" in out
+    assert "gate weight per component" in out
+    model = load_model(run / "model.safetensors")
+    assert model.pool.gate.top_k == 3
+
+    status, out, _ = gmsop_(capsys, "evaluate", run / "model.safetensors", "--data", small_set, "--per_class")
+    assert status == 0
+    assert "40 images" in out
+    assert "SeaLake" in out
+
+    status, _, err = gmsop_(capsys, *words)
+    assert status == 1
+    assert "already holds a run" in err
+    status, out, err = gmsop_(capsys, "train", "--resume", run, "--data", small_set, "--epochs", 2)
+    assert status == 0, err
+    assert "epoch 2/2" in out
+    assert "epoch 1/2" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--recipe", "demo/gm_sup"), "unknown recipe 'demo/gm_sup'. Nearest: demo/gm_sop_4_2"),
+        (("--model", "gm_sop_tiny", "--epochs", 1), "unknown model 'gm_sop_tiny'. Nearest: "),
+        (("--model_args.top_k=9",), "top_k must be between 1 and num_components = 4, got 9"),
+        (("--model_args.tpo_k=2",), "no option 'tpo_k'"),
+        (("--data", "/nowhere"), "/nowhere: no such folder"),
+        (("--resume", "/nowhere"), "not the folder of a run"),
+        (("--lr", 0), "lr must be positive"),
+    ],
+)
+def test_train_refusals(words, message, tmp_path, capsys):
+    status, _, err = gmsop_(capsys, "train", *words, "--out", tmp_path / "x")
+    assert status == 1
+    assert err.startswith("gmsop: error: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_wrong_types_on_the_command_line(capsys):
+    for words in (("--lr", "fast"), ("--schedule", "cosine"), ("--learning_rate", 1)):
+        status, _, err = gmsop_(capsys, "train", *words)
+        assert status == 2
+        assert words[0].lstrip("-") in err
+
+
+def test_predict_goes_on_after_a_bad_image(model_file, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    words = ("predict", model_file, tmp_path / "bad.png", tmp_path / "none.png", tmp_path / "good.png", "--top", 3)
+    status, out, err = gmsop_(capsys, *words)
+    assert status == 1
+    assert "bad.png: not an image" in err
+    assert "none.png: no such file" in err
+    assert "2 of 3 images could not be read" in err
+    lines = out.splitlines()
+    assert lines[0].endswith("good.png")
+    assert len([line for line in lines if "%" in line]) == 3
+    assert "components (weight):" in lines[-1]
+    status, *_ = gmsop_(capsys, "predict", model_file, tmp_path / "good.png")
+    assert status == 0
+
+
+def test_missing_truncated_and_foreign_checkpoints(model_file, small_set, tmp_path, capsys):
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(model_file.read_bytes()[:1000])
+    other = tmp_path / "three.safetensors"
+    save_model(gmsop.create_model("gap_tiny", 3), other)
+    for path, message in (
+        (tmp_path / "none.safetensors", "no such file"),
+        (short, "truncated"),
+        (other, "has 10 classes, the model tells 3 apart"),
+    ):
+        status, _, err = gmsop_(capsys, "evaluate", path, "--data", small_set)
+        assert status == 1
+        assert message in err
+
+
+def test_prepare(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / "src" / name / f"{i}.png")
+    words = ("prepare", "folder", "--source", tmp_path / "src", "--out", tmp_path / "set", "--size", 8)
+    status, out, _ = gmsop_(capsys, *words)
+    assert status == 0
+    assert "8 train, 2 val, 2 classes, 8 x 8 pixels" in out
+    assert json.loads((tmp_path / "set" / "meta.json").read_text())["filter"] == "box"
+    status, _, err = gmsop_(capsys, *words)
+    assert status == 1
+    assert "already exists" in err
+    assert gmsop_(capsys, *words, "--overwrite")[0] == 0
+
+
+def test_convert(tmp_path, capsys):
+    source = GOLDEN / "checkpoints" / "ResNet18-GM-GAP-net-epoch-1.mat"
+    status, out, _ = gmsop_(capsys, "convert", source, tmp_path / "m.safetensors")
+    assert status == 0
+    assert "gm_gap_16_8_resnet18, 1000 classes, 2,333,192 parameters" in out
+    assert "not a published file" in out
+    assert "RGB mean 122.10 115.90 103.20" in out
+    assert load_model(tmp_path / "m.safetensors").num_classes == 1000
+    status, _, err = gmsop_(capsys, "convert", source, tmp_path / "m.pt")
+    assert status == 1
+    assert "must end in .safetensors" in err
+    status, _, err = gmsop_(capsys, "convert", tmp_path / "m.safetensors", tmp_path / "n.safetensors")
+    assert status == 1
+    assert "not a readable MATLAB file" in err
+
+
+def test_demo_in_short(tmp_path, capsys):
+    status, out, _ = gmsop_(capsys, "demo", "--epochs", 1, "--out", tmp_path / "demo")
+    assert status == 0
+    for label in ("GAP", "SR-SOP", "GM-SOP"):
+        assert (tmp_path / "demo" / label.lower() / "model.safetensors").exists()
+    assert (tmp_path / "demo" / "curves.png").exists()
+    assert "top-1 error, %" in out
+    assert str(tmp_path / "demo" / "curves.png") in out

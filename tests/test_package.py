@@ -1,0 +1,41 @@
+"""What is shipped: the wheel, built here, and its metadata."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (file,) = out.glob("*.whl")
+    return zipfile.ZipFile(file)
+
+
+def test_the_wheel_holds_code_recipes_images_and_licences(wheel):
+    names = set(wheel.namelist())
+    package = ROOT / "src" / "gmsop"
+    expected = {f"gmsop/{f.relative_to(package)}" for f in package.rglob("*") if f.is_file() and f.suffix != ".pyc"}
+    assert expected <= names
+    assert {"gmsop/py.typed", "gmsop/data/eurosat_sample.zip", "gmsop/data/eurosat_sample.LICENSE",
+            "gmsop/recipes/imagenet64/gm_sop_16_8_resnet18.yaml"} <= expected  # fmt: skip
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if "tests" in name or "golden" in name]
+
+
+def test_the_sample_keeps_its_attribution():
+    text = (ROOT / "src" / "gmsop" / "data" / "eurosat_sample.md").read_text()
+    for words in ("Helber", "MIT", "2019", "Contains Copernicus Sentinel data"):
+        assert words in text
+    assert "Patrick Helber" in (ROOT / "src" / "gmsop" / "data" / "eurosat_sample.LICENSE").read_text()
+
+
+def test_golden_vectors_stay_small():
+    assert sum(f.stat().st_size for f in (ROOT / "tests" / "golden").rglob("*")) < 20e6
