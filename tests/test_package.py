@@ -37,5 +37,11 @@ def test_the_sample_keeps_its_attribution():
     assert "Patrick Helber" in (ROOT / "src" / "gmsop" / "data" / "eurosat_sample.LICENSE").read_text()
 
 
+def test_submodules_are_there_after_the_import():
+    code = "import gmsop; print(gmsop.data.PackedDataset.__name__, gmsop.convert.load_matconvnet.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["PackedDataset", "load_matconvnet"]
+
+
 def test_golden_vectors_stay_small():
     assert sum(f.stat().st_size for f in (ROOT / "tests" / "golden").rglob("*")) < 20e6

@@ -31,6 +31,12 @@ def test_gradcheck_over_symmetric_matrices(root):
     assert torch.autograd.gradcheck(lambda f: root(f @ f.mT), factor)
 
 
+@pytest.mark.parametrize("root", [ops.newton_schulz_sqrt, ops.eigh_sqrt])
+def test_gradcheck_entry_by_entry(root):
+    """Also a change of one entry alone, which makes the matrix unsymmetric, is differentiated rightly."""
+    assert torch.autograd.gradcheck(root, covariance(2, 4, 9))
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e-6, 1e6, 1e15])
 def test_newton_schulz_at_huge_and_tiny_scales_in_float32(scale):
     cov = covariance(2, 8, 30, scale)

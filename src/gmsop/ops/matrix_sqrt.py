@@ -28,11 +28,11 @@ def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
     gives NaN there.
 
     Args:
-        cov: (B, D, D), symmetric positive semi-definite, which is not checked. Half precision is computed in float32.
+        cov: (B, D, D), positive semi-definite; only its symmetric part counts. Half precision is computed in float32.
         num_iters: number of iterations T, at least 1. The published models all use 3.
 
     Returns:
-        (B, D, D). The gradient is the symmetric one, as for `torch.linalg.cholesky`.
+        (B, D, D), symmetric, and so is the gradient.
 
     Raises:
         ConfigError: `cov` is not a batch of square matrices, or `num_iters` is below 1.
@@ -56,7 +56,7 @@ def eigh_sqrt(cov: Tensor) -> Tensor:
     for zero eigenvalues, where differentiating `torch.linalg.eigh` gives NaN.
 
     Args:
-        cov: (B, D, D), symmetric positive semi-definite. Half precision is computed in float32.
+        cov: (B, D, D), positive semi-definite; only its symmetric part counts. Half precision is computed in float32.
 
     Returns:
         (B, D, D), symmetric.
@@ -79,11 +79,11 @@ def _require_square(name: str, cov: Tensor) -> None:
 
 
 def _normalise(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A = cov / trace, sqrt(trace) and its inverse, the last two (B, 1, 1). A zero trace gives zeros; NaN stays NaN."""
+    """A = sym(cov) / trace; sqrt(trace) and its inverse, (B, 1, 1). A zero trace gives zeros; NaN stays NaN."""
     trace = cov.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     flat = trace.abs() < torch.finfo(cov.dtype).tiny
     inverse = torch.where(flat, 0, 1 / trace)
-    return cov * inverse, torch.where(flat, 0, trace).sqrt(), inverse.sqrt()
+    return (cov + cov.mT).mul_(0.5 * inverse), torch.where(flat, 0, trace).sqrt(), inverse.sqrt()
 
 
 def _iterates(a: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -187,7 +187,7 @@ class _EighSqrt(torch.autograd.Function):
 
     @staticmethod
     def forward(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(cov)
+        values, vectors = torch.linalg.eigh((cov + cov.mT) / 2)
         floor = cov.shape[1] * torch.finfo(cov.dtype).eps * values[:, -1:].clamp(min=0)
         roots = torch.where(values <= floor, 0, values).sqrt()
         return (vectors * roots[:, None, :]) @ vectors.mT, roots, vectors
