@@ -1,6 +1,7 @@
 """The commands, run in this process through `main`."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from compare import GOLDEN
 from gmsop.checkpoint import load_model, save_model
 from gmsop.cli import COMMANDS, main
 from gmsop.data import PackedDataset
+from gmsop.training import TrainingTask
 
 
 def gmsop_(capsys, *words):
@@ -106,7 +108,32 @@ def test_train_override_evaluate_resume(small_set, tmp_path, capsys):
     status, _, err = gmsop_(capsys, *words)
     assert status == 1
     assert "already holds a run" in err
-    status, out, err = gmsop_(capsys, "train", "--resume", run, "--data", small_set, "--epochs", 2)
+    for words, message in (
+        ((), "the run is complete, all 1 epochs are done"),
+        (("--epochs", 2, "--lr", 1), "epochs 1 -> 2; lr 0.05 -> 1.0"),
+    ):
+        status, _, err = gmsop_(capsys, "train", "--resume", run, "--data", small_set, *words)
+        assert status == 1
+        assert message in err
+
+
+def test_train_interrupted_and_resumed(small_set, tmp_path, capsys, monkeypatch):
+    run, begin = tmp_path / "run", TrainingTask.on_train_epoch_start
+
+    def interrupt(task):
+        begin(task)
+        if task.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingTask, "on_train_epoch_start", interrupt)
+    words = ("train", "--recipe", "demo/gap", "--data", small_set, "--out", run, "--epochs", 2, "--batch_size", 45)
+    status, _, err = gmsop_(capsys, *words)
+    assert status == 130
+    assert f"gmsop: interrupted: go on with: gmsop train --resume {run}" in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    monkeypatch.setattr(TrainingTask, "on_train_epoch_start", begin)
+    status, out, err = gmsop_(capsys, "train", "--resume", run, "--data", small_set)
     assert status == 0, err
     assert "epoch 2/2" in out
     assert "epoch 1/2" not in out

@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GmsopError as error:
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
-    except KeyboardInterrupt:
-        err.print("gmsop: interrupted")
+    except KeyboardInterrupt as stop:
+        err.print(": ".join(["gmsop: interrupted", *map(str, stop.args)]), markup=False)
         return 130
 
 

@@ -1,5 +1,6 @@
 """Training by a recipe: SGD on cross-entropy plus balance loss, checkpoints, logs, curves, resume."""
 
+import signal
 import time
 from dataclasses import dataclass
 from itertools import accumulate
@@ -151,9 +152,11 @@ def train(
         progress: show a progress bar and a line per epoch.
 
     Raises:
-        ConfigError: a recipe value that cannot work; `out` already holds a run and `resume` is not given.
+        ConfigError: a recipe value that cannot work; `out` already holds a run and `resume` is not given; `resume` is
+            of another recipe, or complete.
         DataError: `data` is no valid packed set, or of another image size than the recipe's.
         CheckpointError: `resume` is missing, damaged, or of another model.
+        KeyboardInterrupt: Ctrl-C; its text says how to go on.
     """
     recipe.check()
     out = Path(out)
@@ -170,7 +173,7 @@ def train(
     require_fit(model, train_set)
     require_fit(model, val_set)
     if resume is not None:
-        _check_resumable(resume, model)
+        _check_resumable(resume, model, recipe)
     _save_recipe(recipe, out)
     task = TrainingTask(model, recipe, out / "metrics.csv")
     best = ModelCheckpoint(
@@ -198,6 +201,12 @@ def train(
         trainer.fit(task, loader, judge, ckpt_path=resume, weights_only=True)
     except OSError as error:
         raise write_error(out, error) from error
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+        hint = f"go on with: gmsop train --resume {out}" if (out / "last.ckpt").exists() else "no epoch was finished"
+        raise KeyboardInterrupt(hint) from None
     seconds = time.perf_counter() - started
     if trainer.is_global_zero:
         plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
@@ -234,11 +243,19 @@ def _fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
     return model
 
 
-def _check_resumable(resume: str | Path, model: PooledClassifier) -> None:
-    found, wanted = read_training_checkpoint(resume)["gmsop"]["model"], describe(model)
+def _check_resumable(resume: str | Path, model: PooledClassifier, recipe: Recipe) -> None:
+    checkpoint = read_training_checkpoint(resume)
+    found, wanted = checkpoint["gmsop"]["model"], describe(model)
     for key in ("name", "num_classes", "init_args"):
         if found[key] != wanted[key]:
             raise CheckpointError(f"{resume}: another model ({key} {found[key]}, the recipe has {wanted[key]})")
+    before, now = checkpoint["gmsop"]["recipe"], recipe.to_dict()
+    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if now[key] != before.get(key)]
+    changed = [change for change in changed if not change.startswith("num_workers ")]
+    if changed:
+        raise ConfigError(f"{resume}: a run is resumed by its own recipe, but {'; '.join(changed)}")
+    if checkpoint["epoch"] + 1 >= recipe.total_epochs:
+        raise ConfigError(f"{resume}: the run is complete, all {recipe.total_epochs} epochs are done")
 
 
 def _save_recipe(recipe: Recipe, out: Path) -> None:
