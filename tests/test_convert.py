@@ -126,7 +126,28 @@ def test_leftovers_gaps_and_shapes_are_named(write, tmp_path):
 def test_a_missing_component_is_named(tmp_path):
     params = random_params(official_shapes("ResNet18-GM-SOP"))
     del params["CM_5_b_f"], params["CM_7_a_f"]
-    with pytest.raises(CheckpointError, match=r"CM_7_a_f|CM_5_b_f"):
+    with pytest.raises(CheckpointError, match=r"2 missing: CM_5_b_f, CM_7_a_f$"):
+        load_matconvnet(write_v5(tmp_path / "net.mat", params))
+    del params["CM_1_a_f"], params["CM_1_b_f"]
+    with pytest.raises(CheckpointError, match=r"CM_1_a_f"):
+        load_matconvnet(write_v5(tmp_path / "net.mat", params))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("conv1_bn_m", (16, 1)),
+        ("conv3_1a_f", (3, 3, 16, 31)),
+        ("gating_w", (128, 2, 8)),
+        ("prediction_f", (2, 2, 512, 10)),
+        ("conv1_f", (3, 3, 3, 16, 2)),
+        ("conv2_1a_bn_w", (15, 1)),
+    ],
+)
+def test_arrays_of_a_wrong_shape(name, shape, tmp_path):
+    params = random_params(official_shapes("ResNet18-GM-GAP"))
+    params[name] = np.ones(shape, np.float32)
+    with pytest.raises(CheckpointError, match=r"net\.mat: "):
         load_matconvnet(write_v5(tmp_path / "net.mat", params))
 
 

@@ -16,7 +16,7 @@ FLOORS = [
     ["nn"],
     ["assembly"],
     ["models"],
-    ["catalog", "checkpoint", "matfile", "trainer", "curves", "recipe"],
+    ["catalog", "checkpoint", "matconvnet", "matfile", "trainer", "curves", "recipe"],
     ["convert", "evaluation", "prediction"],
     ["training"],
     ["demo"],

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gmsop.errors import ConfigError, GmsopError
 
-out = Console(soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

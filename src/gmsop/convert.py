@@ -1,32 +1,23 @@
-"""The authors' weights: a MatConvNet checkpoint, as their training saves it, to a gmsop model.
-
-MatConvNet's names are flat: `conv3_1a_f` is the first convolution of the first block of the second stage, `gating1_f` a
-prediction layer of the gate, `CM_7_b_f` the second convolution of the seventh component. Suffixes: `_f` filter, `_b`
-bias, `_w` scale, `_m` BatchNorm moments (mean, sigma).
-"""
+"""The authors' weights: a MatConvNet checkpoint, as their training saves it, to a gmsop model."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from gmsop.assembly import BACKBONES, head_options
-from gmsop.errors import CheckpointError
+from gmsop.errors import CheckpointError, GmsopError
 from gmsop.files import digest
+from gmsop.matconvnet import Arrays, as_filter, state_from
 from gmsop.matfile import read_variable
 from gmsop.models import create_model
-from gmsop.nn import GatedMixture, ParametricSOP, PooledClassifier, SmallImageResNet
-from gmsop.nn.backbones import BasicBlock
+from gmsop.nn import PooledClassifier
 from gmsop.ops import triu_size
 from gmsop.published import MATCONVNET_MD5
-
-BN_EPS = 1e-5
-Arrays = dict[str, NDArray[Any]]
 
 
 class Identity(NamedTuple):
@@ -57,12 +48,14 @@ def load_matconvnet(path: str | Path, dtype: torch.dtype = torch.float32) -> Poo
     """
     net = read_variable(path, "net")
     params = _params(path, net)
-    identity = identify(params, _settings(net))
-    model = create_model(identity.name, identity.num_classes, identity.in_chans, **identity.overrides).to(dtype)
     try:
-        model.load_state_dict({name: value.to(dtype) for name, value in _state(model, params).items()}, strict=True)
-    except CheckpointError as error:
+        identity = identify(params, _settings(net))
+        model = create_model(identity.name, identity.num_classes, identity.in_chans, **identity.overrides).to(dtype)
+        model.load_state_dict(state_from(model, params))
+    except GmsopError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (IndexError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the arrays of a GM-SOP network ({error!r})") from error
     _describe_input(model, path, net)
     return model.eval()
 
@@ -87,7 +80,7 @@ def identify(params: Mapping[str, NDArray[Any]], settings: Mapping[str, Any] | N
         raise CheckpointError(f"not a GM-SOP network: no parameter {', '.join(missing)}")
 
     def channels(name: str, axis: int) -> int:
-        return _filter(params[name]).shape[axis]
+        return as_filter(params[name]).shape[axis]
 
     body: dict[str, Any] = {
         "blocks": tuple(blocks[s] for s in range(len(blocks))),
@@ -96,7 +89,8 @@ def identify(params: Mapping[str, NDArray[Any]], settings: Mapping[str, Any] | N
         "stem_width": channels("conv1_f", 0),
     }
     backbone = _nearest_backbone(body)
-    features, num_components = channels("prediction_f", 1), len(_matching(params, r"CM_\d+_a_f"))
+    features = channels("prediction_f", 1)
+    num_components = max((int(name.split("_")[1]) for name in _matching(params, r"CM_\d+_[ab]_f")), default=0)
     head, options = _identify_head(params, channels, features, body["widths"][-1], num_components)
     options |= {k: v for k, v in (settings or {}).items() if v is not None and k in head_options(backbone, head)}
     if head.startswith("gm_"):
@@ -139,103 +133,6 @@ def _nearest_backbone(body: Mapping[str, Any]) -> str:
 
 def _matching(params: Mapping[str, Any], pattern: str) -> list[str]:
     return [name for name in params if re.fullmatch(pattern, name)]
-
-
-def _state(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
-    """The model's state dict in float64, from the arrays; every array used once, every entry filled."""
-    state: dict[str, Tensor] = {}
-    wanted = model.state_dict()
-    used = set()
-    missing: dict[str, str] = {}
-    wrong: dict[str, str] = {}  # dicts keep the order and drop the second entry of BatchNorm's moments
-    for source, key, value in _pairs(model, params):
-        used.add(source)
-        if value is None:
-            missing[source] = source
-        elif value.shape != wanted[key].shape:
-            wrong[source] = f"{source} ({tuple(value.shape)}, expected {tuple(wanted[key].shape)})"
-        else:
-            state[key] = value
-    state |= {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
-    leftover = [name for name in params if name not in used]
-    problems = {"missing": list(missing), "of a wrong shape": list(wrong.values()), "left over": leftover}
-    if any(problems.values()):
-        text = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise CheckpointError(f"the parameters do not fit {model.pretrained_cfg['architecture']}: {text}")
-    return state
-
-
-def _pairs(model: PooledClassifier, params: Arrays) -> Iterator[tuple[str, str, Tensor | None]]:
-    """For every learnt or averaged tensor: MatConvNet's name, ours, and the value in our layout (None: not there)."""
-
-    def get(name: str, convert: Any = lambda array: array.flatten()) -> Tensor | None:
-        return torch.from_numpy(np.ascontiguousarray(convert(params[name]), np.float64)) if name in params else None
-
-    for source, key, module in _modules(model):
-        if isinstance(module, nn.Conv2d):
-            yield f"{source}_f", f"{key}.weight", get(f"{source}_f", _filter)
-            if module.bias is not None:
-                yield f"{source}_b", f"{key}.bias", get(f"{source}_b")
-        elif isinstance(module, nn.Linear):
-            yield f"{source}_f", f"{key}.weight", get(f"{source}_f", lambda array: _filter(array)[:, :, 0, 0])
-            yield f"{source}_b", f"{key}.bias", get(f"{source}_b")
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            yield f"{source}_w", f"{key}.weight", get(f"{source}_w")
-            yield f"{source}_b", f"{key}.bias", get(f"{source}_b")
-            yield f"{source}_m", f"{key}.running_mean", get(f"{source}_m", lambda array: _matrix(array)[:, 0])
-            yield f"{source}_m", f"{key}.running_var", get(f"{source}_m", lambda array: _variance(_matrix(array)[:, 1]))
-    if isinstance(model.pool, GatedMixture):
-        yield "gating_w", "pool.gate.weight", get("gating_w", lambda array: _matrix(array).T)
-        yield "gating_noise_w", "pool.gate.noise_weight", get("gating_noise_w", lambda array: _matrix(array).T)
-
-
-def _modules(model: PooledClassifier) -> Iterator[tuple[str, str, nn.Module]]:
-    """MatConvNet's name, ours, and the module, for every layer with parameters."""
-
-    def conv_norm(source: str, key: str) -> Iterator[tuple[str, str, nn.Module]]:
-        yield source, f"{key}.conv", model.get_submodule(f"{key}.conv")
-        yield f"{source}_bn", f"{key}.bn", model.get_submodule(f"{key}.bn")
-
-    assert isinstance(model.backbone, SmallImageResNet)
-    yield from conv_norm("conv1", "backbone.stem")
-    stages = cast(list[list[BasicBlock]], model.backbone.stages)
-    for s, stage in enumerate(stages):
-        for b, block in enumerate(stage):
-            name, key = f"conv{s + 2}_{b + 1}", f"backbone.stages.{s}.{b}"
-            yield from conv_norm(f"{name}a", f"{key}.a")
-            yield from conv_norm(f"{name}b", f"{key}.b")
-            if not isinstance(block.shortcut, nn.Identity):
-                yield from conv_norm(f"{name}_adapt_conv", f"{key}.shortcut")
-    if isinstance(model.pool, GatedMixture):
-        for i, layer in enumerate(cast(list[nn.Sequential], model.pool.gate.predict)):
-            yield f"gating{i + 1}", f"pool.gate.predict.{i}.0", layer[0]
-            yield f"gating{i + 1}_bn", f"pool.gate.predict.{i}.1", layer[1]
-        for n, component in enumerate(model.pool.components):
-            convs = ("conv1", "conv2") if isinstance(component, ParametricSOP) else ("conv",)
-            for letter, conv in zip("ab", convs, strict=False):
-                yield f"CM_{n + 1}_{letter}", f"pool.components.{n}.{conv}", getattr(component, conv)
-    elif isinstance(model.pool, ParametricSOP):
-        yield "CM_1_a", "pool.conv1", model.pool.conv1
-        yield "CM_1_b", "pool.conv2", model.pool.conv2
-    if isinstance(model.norm, nn.BatchNorm1d):
-        yield "fusion_bn_bn", "norm", model.norm
-    yield "prediction", "fc", model.fc
-
-
-def _filter(array: NDArray[Any]) -> NDArray[Any]:
-    """MATLAB's (height, width, in, out), trailing axes of one dropped, to (out, in, height, width)."""
-    return array.reshape(array.shape + (1,) * (4 - array.ndim)).transpose(3, 2, 0, 1)
-
-
-def _matrix(array: NDArray[Any]) -> NDArray[Any]:
-    """MATLAB's (rows, columns), trailing axes of one left out."""
-    return array.reshape(array.shape[:2]) if array.size == np.prod(array.shape[:2]) else array
-
-
-def _variance(sigma: NDArray[Any]) -> NDArray[Any]:
-    """sigma = sqrt(variance + eps); 0 is a moment that was never updated."""
-    sigma = sigma.astype(np.float64)
-    return np.where(sigma == 0, 0.0, sigma**2 - BN_EPS)
 
 
 def _params(path: str | Path, net: Any) -> Arrays:

@@ -2,13 +2,15 @@
 
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from gmsop.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python 3.11
 
 
 @dataclass
@@ -142,5 +144,5 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(**values)
 
 
-def _folder() -> Traversable:
+def _folder() -> "Traversable":
     return files("gmsop") / "recipes"

@@ -36,6 +36,13 @@ def test_equals_the_loop_over_images(n, k, batch, second_order):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)  # of a single component the gate's gradient is 0
 
 
+def test_an_empty_batch_gives_an_empty_result():
+    head = mixture(4, 2).eval()
+    out, routing = head(torch.zeros(0, 6, 4, 4, dtype=torch.double), return_routing=True)
+    assert out.shape == (0, 15)
+    assert routing.gates.shape == (0, 2)
+
+
 class Witness(nn.Module):
     """Remembers how many images it saw."""
 

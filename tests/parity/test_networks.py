@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from compare import GOLDEN, golden, relative_error
 from gmsop import ops
-from gmsop.convert import _modules, load_matconvnet
+from gmsop.convert import load_matconvnet
+from gmsop.matconvnet import named_layers
 from gmsop.nn import PooledClassifier
 
 MODELS = {
@@ -113,7 +114,7 @@ def test_training_gradients(name):
     r = trained(name)
     z, model = r["z"], r["model"]
     named = {}
-    for source, _, module in _modules(model):
+    for source, _, module in named_layers(model):
         suffixes = ("w", "b") if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) else ("f", "b")
         for suffix, parameter in zip(suffixes, (module.weight, module.bias), strict=True):
             if parameter is not None:
@@ -150,7 +151,7 @@ def test_training_gradients(name):
 def test_batch_statistics(name):
     r = trained(name)
     z, count = r["z"], len(r["x"])
-    for source, _, module in _modules(r["model"]):
+    for source, _, module in named_layers(r["model"]):
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             mean, sigma = torch.from_numpy(z[f"moments_x_N/{source}_m"]).T / count
             assert relative_error(module.running_mean, mean) < 1e-10

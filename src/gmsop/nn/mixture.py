@@ -73,7 +73,7 @@ class GatedMixture(nn.Module):
         plan = plan_dispatch(routing.indices, len(self.components))
         outputs, idle = [], []
         for component, images in zip(self.components, dispatch(x, plan), strict=True):
-            if len(images):
+            if len(images) or not len(x):  # of an empty batch the components still tell the shape
                 outputs.append(component(images))
             else:
                 idle += [p for p in component.parameters() if p.requires_grad]
