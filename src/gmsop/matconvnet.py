@@ -63,7 +63,7 @@ def _pairs(model: PooledClassifier) -> Iterator[tuple[str, str, Callable[[Array]
             if module.bias is not None:
                 yield f"{source}_b", f"{key}.bias", np.ravel
         elif isinstance(module, nn.Linear):
-            yield f"{source}_f", f"{key}.weight", lambda array: as_filter(array)[:, :, 0, 0]
+            yield f"{source}_f", f"{key}.weight", lambda array: _matrix(as_filter(array))
             yield f"{source}_b", f"{key}.bias", np.ravel
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             yield f"{source}_w", f"{key}.weight", np.ravel
