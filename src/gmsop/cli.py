@@ -211,6 +211,7 @@ def _evaluate(args: Namespace) -> None:
     result = evaluate(model, dataset, args.batch_size, args.num_workers, progress=True)
     _print_result(result)
     if args.per_class:
+        out.print("top-1 error per class:")
         for name, error in zip(dataset.class_names, result.class_errors, strict=True):
             out.print(f"  {error:6.2f} %  {name}", markup=False)
 

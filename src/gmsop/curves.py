@@ -20,6 +20,7 @@ def plot_curves(runs: Mapping[str, str | Path], path: str | Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window system needed
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -32,6 +33,7 @@ def plot_curves(runs: Mapping[str, str | Path], path: str | Path) -> None:
                 last = f" {points[-1][1]:.1f} %"
                 axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=f"{label}, {what}:{last}")
     axes.set(xlabel="epoch", ylabel="top-1 error, %", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(title="after the last epoch")
     with writing(path) as temporary:

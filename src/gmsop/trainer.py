@@ -20,7 +20,7 @@ def make_trainer(progress: bool, callbacks: list[Any] | None = None, **options: 
     callbacks = list(callbacks or [])
     bar = progress and sys.stdout.isatty()  # in a log file every refresh would be a line
     if bar:
-        callbacks.append(TQDMProgressBar(leave=False))
+        callbacks.append(_ProgressBar(leave=False))
     options.setdefault("logger", False)
     return Trainer(
         callbacks=callbacks,
@@ -32,3 +32,11 @@ def make_trainer(progress: bool, callbacks: list[Any] | None = None, **options: 
         enable_checkpointing=any("Checkpoint" in type(c).__name__ for c in callbacks),
         **options,
     )
+
+
+class _ProgressBar(TQDMProgressBar):
+    """Counts epochs from 1, as the lines above it do."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 from gmsop.data.folder import Entry, pack_entries
 from gmsop.data.packed import SPLITS, PackedDataset
 from gmsop.errors import DataError
+from gmsop.files import WriteError
 
 SOURCE = "EuroSAT sample (Helber et al. 2019, MIT licence, contains Copernicus Sentinel data)"
 
@@ -32,7 +33,10 @@ def sample_path(progress: bool = False) -> Path:
     try:
         PackedDataset(path, "train", verify=True)
     except DataError:
-        _pack(path, progress)
+        try:
+            _pack(path, progress)
+        except WriteError as error:
+            raise WriteError(f"{error}. Set GMSOP_CACHE to a folder that can be written") from error
     return path
 
 
