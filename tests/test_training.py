@@ -243,9 +243,14 @@ FULL = """
 import resource, signal, sys
 from gmsop import GmsopError
 from gmsop.recipe import load_recipe
-from gmsop.training import train
+from gmsop.training import TrainingTask, train
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+begin = TrainingTask.on_train_epoch_start
+def fill(task):
+    begin(task)
+    if task.current_epoch == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+TrainingTask.on_train_epoch_start = fill
 try:
     train(load_recipe("demo/gap"), sys.argv[1], sys.argv[2])
 except GmsopError as error:
@@ -253,8 +258,11 @@ except GmsopError as error:
 """
 
 
-def test_a_full_disk_is_told(small_set, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(small_set), str(tmp_path / "x")], capture_output=True, text=True
-    )
+def test_a_disk_that_fills_up_is_told_and_the_checkpoints_stay(small_set, tmp_path):
+    command = [sys.executable, "-c", FULL, str(small_set), str(tmp_path / "x")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert "told: cannot write" in done.stdout, done.stdout + done.stderr
+    assert "no space left on the disk" in done.stdout
+    for name in ("best.ckpt", "last.ckpt"):
+        assert load_model(tmp_path / "x" / name).num_classes == 10
+    assert sorted(read_metrics(tmp_path / "x" / "metrics.csv"))[0] == 0

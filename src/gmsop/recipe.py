@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recipe:
-    """The defaults are the published ones for GM-SOP on ResNet-18 (reference: the official training script).
+    """How a model is trained.
+
+    What a recipe file leaves out is as published for GM-SOP on ResNet-18.
 
     Args:
         model: name of the model, see `gmsop models`.
