@@ -47,7 +47,19 @@ def test_weights_without_description(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "resnet_of_another_world"}, {"init_args": None}, {"num_classes": -3}, {"input": 5}]
+    "change",
+    [
+        {"name": "resnet_of_another_world"},
+        {"init_args": None},
+        {"num_classes": -3},
+        {"input": 5},
+        {"input": {"mean": ["red"] * 3}},
+        {"input": {"std": [0, 1, 1]}},
+        {"input": {"mean": [0.5]}},
+        {"input": {"input_size": [3, 10**9, 64]}},
+        {"input": {"label_names": ["a"]}},
+        {"init_args": {"checkpoint_path": "/etc/passwd"}},
+    ],
 )
 def test_a_description_that_is_not_ours(tmp_path, change):
     model = gmsop.create_model("gap_tiny", 3)
@@ -78,12 +90,15 @@ def test_a_hostile_training_checkpoint_runs_nothing(tmp_path):
 
 def test_other_files_named_ckpt(tmp_path):
     path = tmp_path / "m.ckpt"
-    for data in (b"", b"garbage", b"PK\x03\x04 half a zip"):
+    for data in (b"", b"hello", b"garbage", b"PK\x03\x04 half a zip"):
         path.write_bytes(data)
         with pytest.raises(CheckpointError):
             load_model(path)
     torch.save({"state_dict": {}}, path)
     with pytest.raises(CheckpointError, match="not a checkpoint of gmsop's training"):
+        load_model(path)
+    torch.save({"state_dict": {}, "epoch": 0, "gmsop": {"model": None, "recipe": {}}}, path)
+    with pytest.raises(CheckpointError, match="description"):
         load_model(path)
 
 

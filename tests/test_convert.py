@@ -119,7 +119,7 @@ def test_leftovers_gaps_and_shapes_are_named(write, tmp_path):
     text = str(caught.value)
     assert "1 missing: conv3_2b_bn_m;" in text
     assert "1 left over: mystery_f" in text
-    assert "of a wrong shape: gating2_bn_w" in text
+    assert "of a wrong shape or content: gating2_bn_w" in text
     assert "gm_gap_16_8_resnet18" in text
 
 
@@ -157,6 +157,26 @@ def test_truncated_v5(kept, tmp_path):
     path.write_bytes(GAP.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=r"net\.mat"):
         load_matconvnet(path)
+
+
+def test_arrays_that_are_not_finite(tmp_path):
+    params = random_params(official_shapes("ResNet18-GAP"))
+    params["conv3_1a_f"][0, 0, 0, 0] = np.nan
+    with pytest.raises(CheckpointError, match=r"conv3_1a_f \(holds NaN or infinity\)"):
+        load_matconvnet(write_v5(tmp_path / "net.mat", params))
+
+
+@pytest.mark.parametrize("layers", [(("a", {"topk": np.inf}),), (("a", {"iterNum": "many"}),), (("a", {"rate": 2.0}),)])
+def test_settings_that_make_no_sense(layers, tmp_path):
+    params = random_params(official_shapes("ResNet18-GM-SOP"))
+    with pytest.raises(CheckpointError, match=r"net\.mat: "):
+        load_matconvnet(write_v5(tmp_path / "net.mat", params, layers=layers))
+
+
+def test_a_single_layer_is_read_too(tmp_path):
+    params = random_params(official_shapes("ResNet18-GM-GAP"))
+    model = load_matconvnet(write_v5(tmp_path / "net.mat", params, layers=(("gating", {"topk": 5.0}),)))
+    assert model.pool.gate.top_k == 5
 
 
 def test_truncated_v73(tmp_path):

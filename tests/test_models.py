@@ -102,9 +102,14 @@ def test_unknown_name_lists_the_nearest():
         ({"num_iters": 0}, "num_iters"),
         ({"drop_rate": 1.5}, "drop_rate"),
         ({"gate_dims": ()}, "at least one"),
+        ({"gate_dims": 5}, "gate_dims must be a list"),
+        ({"reduced_dim": True}, "reduced_dim must be a positive integer"),
+        ({"drop_rate": "x"}, "drop_rate must be at least 0"),
+        ({"widths": (16, 32)}, "must be of equal length"),
+        ({"checkpoint_path": "/etc/passwd"}, "no model has an option 'checkpoint_path'"),
         ({"in_chans": 0}, "in_chans"),
         ({"num_classes": -1}, "num_classes"),
-        ({"colour": "red"}, "no option 'colour'; it has num_components"),
+        ({"colour": "red"}, "no model has an option 'colour'; there are blocks"),
     ],
 )
 def test_values_that_cannot_work(overrides, words):

@@ -95,7 +95,11 @@ def test_what_is_no_recipe(tmp_path, text):
 @pytest.mark.parametrize(
     "changes",
     [{"lr": 0}, {"batch_size": 1}, {"batch_size": 0}, {"epochs": []}, {"epochs": [0]}, {"epochs": [5, -1]},
-     {"epochs": 0}, {"bn_momentum": 0}, {"momentum": -1}, {"stem_scale": 0}, {"weight_decay": -1}],
+     {"epochs": 0}, {"bn_momentum": 0}, {"momentum": -1}, {"stem_scale": 0}, {"weight_decay": -1}, {"lr": "fast"},
+     {"lr": None}, {"lr": float("nan")}, {"weight_decay": float("inf")}, {"batch_size": 2.5}, {"batch_size": True},
+     {"schedule": "cosine"}, {"flip": "horizontal"}, {"normalize": None}, {"precision": "fp16"}, {"nesterov": "yes"},
+     {"model": None}, {"model_args": "top_k"}, {"epochs": "many"}, {"epochs": [1, "x"]}, {"epochs": None},
+     {"seed": -1}, {"seed": 2**32}, {"nesterov": True, "momentum": 0}, {"bn_momentum": float("nan")}],
 )  # fmt: skip
 def test_values_that_cannot_work(changes):
     with pytest.raises(ConfigError, match=f"recipe: .*{next(iter(changes))}|batch_size"):

@@ -1,6 +1,6 @@
 """Names to modules: the table of backbones and heads, and the function that puts one of each together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -66,7 +66,11 @@ DEPARTURES: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 SECOND_ORDER = ("sr_sop", "parametric_sop", "gm_sop")
-_BACKBONE_OPTIONS = ("blocks", "widths", "stem_width", "stem_stride", "project_first")
+BACKBONE_OPTIONS = ("blocks", "widths", "stem_width", "stem_stride", "project_first")
+
+
+OPTIONS = frozenset({name for options in HEADS.values() for name in options} | set(BACKBONE_OPTIONS))
+"""Every override that some model has."""
 
 
 def head_options(backbone: str, head: str) -> dict[str, Any]:
@@ -92,17 +96,15 @@ def assemble(
         ConfigError: an override this model does not have, or a value that cannot work.
     """
     options = {**head_options(backbone, head), **(defaults or {})}
-    known = [*options, *_BACKBONE_OPTIONS]
+    known = [*options, *BACKBONE_OPTIONS]
     for name in overrides:
         if name not in known:
             raise ConfigError(f"a {head} model on {backbone} has no option {name!r}; it has {', '.join(known)}")
-    body = {**BACKBONES[backbone], **{k: v for k, v in overrides.items() if k in _BACKBONE_OPTIONS}}
-    options |= {k: v for k, v in overrides.items() if k not in _BACKBONE_OPTIONS}
-    for name, value in options.items():
-        _require_positive(name, value)
-    for name in ("blocks", "widths", "stem_width", "stem_stride"):
-        _require_positive(name, body.get(name))
-    _require_positive("in_chans", in_chans)
+    body = {**BACKBONES[backbone], **{k: v for k, v in overrides.items() if k in BACKBONE_OPTIONS}}
+    options |= {k: v for k, v in overrides.items() if k not in BACKBONE_OPTIONS}
+    _check({**options, **body, "in_chans": in_chans})
+    if len(body["blocks"]) != len(body["widths"]):
+        raise ConfigError(f"blocks {body['blocks']} and widths {body['widths']} must be of equal length")
     drop_rate = options.pop("drop_rate")
     trunk = SmallImageResNet(**body, in_chans=in_chans, second_order=head in SECOND_ORDER)
     pool = _pool(head, trunk.num_features, **options)
@@ -127,9 +129,26 @@ def _pool(head: str, channels: int, reduced_dim: int | None, **options: Any) -> 
     return build[head](channels, reduced_dim=reduced_dim, **options)
 
 
-def _require_positive(name: str, value: Any) -> None:
-    if name == "drop_rate" or value is None:
-        return
-    for number in value if isinstance(value, Sequence) else [value]:
-        if not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{name} must be a positive integer, or several, got {value!r}")
+def _check(options: Mapping[str, Any]) -> None:
+    """Types and signs; what depends on several values is checked where they meet."""
+    for name, value in options.items():
+        if name == "drop_rate":
+            good, expected = _is_number(value) and 0 <= value < 1, "at least 0 and below 1"
+        elif name == "project_first":
+            good, expected = isinstance(value, bool), "true or false"
+        elif name in ("blocks", "widths", "gate_dims"):
+            good = isinstance(value, list | tuple) and len(value) > 0 and all(_is_count(v) for v in value)
+            expected = "a list of at least one positive integer"
+        else:
+            good = _is_count(value) or (value is None and name == "reduced_dim")
+            expected = "a positive integer"
+        if not good:
+            raise ConfigError(f"{name} must be {expected}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

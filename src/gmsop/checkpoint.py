@@ -4,7 +4,7 @@ Training checkpoints (`.ckpt`, written by Lightning) carry the same description,
 """
 
 import json
-import pickle
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gmsop.errors import CheckpointError, GmsopError
+from gmsop.errors import CheckpointError, ConfigError, GmsopError
 from gmsop.files import writing
 from gmsop.models import create_model
 from gmsop.nn import PooledClassifier
 
 FORMAT = "gmsop-model"
+MAX_SIZE = 2**14
+"""Largest width and height, in pixels, that a model file may ask for."""
 _INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "source", "label_names")
 
 
@@ -41,16 +43,33 @@ def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str |
         CheckpointError: the weights are not those of the model described; the entries are named.
     """
     try:
+        _check_input(description)
         init_args: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in description["init_args"].items()
         }
         model = create_model(description["name"], description["num_classes"], **init_args)
         extra = {k: tuple(v) if k in ("mean", "std", "input_size") else v for k, v in description["input"].items()}
-    except (KeyError, TypeError, AttributeError, GmsopError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, GmsopError) as error:
         raise CheckpointError(f"{source}: the description of the model is not one of gmsop's ({error})") from error
     model.pretrained_cfg.update(extra, num_classes=model.num_classes)
     load_state(model, state, source)
     return model.eval()
+
+
+def _check_input(description: dict[str, Any]) -> None:
+    """Refuse an input preparation that images could not go through."""
+    cfg, channels = description["input"], description["init_args"].get("in_chans", 3)
+    numbers = [float(v) for key in ("mean", "std") if key in cfg for v in cfg[key]]
+    if any(len(cfg[key]) != channels for key in ("mean", "std") if key in cfg) or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"mean and std must be {channels} numbers each")
+    if "std" in cfg and min(cfg["std"]) <= 0:
+        raise ConfigError("std must be positive")
+    size = cfg.get("input_size", (channels, 1, 1))
+    if len(size) != 3 or not all(isinstance(v, int) and 0 < v <= MAX_SIZE for v in size):
+        raise ConfigError(f"input_size must be three sizes up to {MAX_SIZE}, got {size}")
+    names = cfg.get("label_names")
+    if names is not None and (not isinstance(names, list) or len(names) != description["num_classes"]):
+        raise ConfigError(f"label_names must be {description['num_classes']} names")
 
 
 def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | Path) -> None:
@@ -96,7 +115,12 @@ def load_model(path: str | Path) -> PooledClassifier:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    return _load_training_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path)
+    try:
+        return _load_training_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path)
+    except GmsopError:
+        raise
+    except Exception as error:  # the file is whole, but what it says makes no sense
+        raise CheckpointError(f"{path}: not written by gmsop, or damaged ({_first_line(error)})") from error
 
 
 def _load_safetensors(path: Path) -> PooledClassifier:
@@ -125,12 +149,22 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a training checkpoint, or truncated ({reason})") from error
-    if not isinstance(checkpoint, dict) or "gmsop" not in checkpoint or "state_dict" not in checkpoint:
+    except Exception as error:  # of a file that is no checkpoint the unpickler may make anything
+        raise CheckpointError(f"{path}: not a training checkpoint, or truncated ({_first_line(error)})") from error
+    good = (
+        isinstance(checkpoint, dict)
+        and isinstance(checkpoint.get("gmsop"), dict)
+        and {"model", "recipe"} <= set(checkpoint["gmsop"])
+        and isinstance(checkpoint.get("state_dict"), dict)
+        and isinstance(checkpoint.get("epoch"), int)
+    )
+    if not good:
         raise CheckpointError(f"{path}: not a checkpoint of gmsop's training")
-    return checkpoint
+    return dict(checkpoint)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _load_training_checkpoint(path: Path) -> PooledClassifier:

@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GmsopError as error:
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
+    except OSError as error:  # a path that is too long, or may not be looked into
+        err.print(f"gmsop: error: {error}", markup=False)
+        return 1
     except KeyboardInterrupt as stop:
         err.print(": ".join(["gmsop: interrupted", *map(str, stop.args)]), markup=False)
         return 130

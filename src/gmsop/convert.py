@@ -47,16 +47,17 @@ def load_matconvnet(path: str | Path, dtype: torch.dtype = torch.float32) -> Poo
             shape, named.
     """
     net = read_variable(path, "net")
-    params = _params(path, net)
     try:
+        params = _params(path, net)
         identity = identify(params, _settings(net))
         model = create_model(identity.name, identity.num_classes, identity.in_chans, **identity.overrides).to(dtype)
         model.load_state_dict(state_from(model, params))
+        _describe_input(model, path, net)
     except GmsopError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (IndexError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: not the arrays of a GM-SOP network ({error!r})") from error
-    _describe_input(model, path, net)
+        text = str(error)
+        raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not what MatConvNet saves of a GM-SOP network ({error!r})") from error
     return model.eval()
 
 
@@ -138,7 +139,11 @@ def _matching(params: Mapping[str, Any], pattern: str) -> list[str]:
 def _params(path: str | Path, net: Any) -> Arrays:
     rows = net.get("params") if isinstance(net, dict) else None
     rows = [rows] if isinstance(rows, dict) else rows
-    if not rows or not all(isinstance(row, dict) and {"name", "value"} <= set(row) for row in rows):
+    if (
+        not isinstance(rows, list)
+        or not rows
+        or not all(isinstance(row, dict) and {"name", "value"} <= set(row) for row in rows)
+    ):
         raise CheckpointError(
             f"{path}: `net` holds no list of named parameters. Expected the struct that MatConvNet's DagNN saves "
             "(`net = net.saveobj(); save(file, 'net')`)"
@@ -152,6 +157,7 @@ _SETTINGS = (("top_k", "topk", int), ("num_iters", "iterNum", int), ("drop_rate"
 def _settings(net: Any) -> dict[str, Any]:
     """What the layers say and the parameters do not: top_k, num_iters, drop_rate."""
     layers = net.get("layers") if isinstance(net, dict) else None
+    layers = [layers] if isinstance(layers, dict) else layers
     found: dict[str, Any] = {}
     for layer in layers if isinstance(layers, list) else []:
         block = layer.get("block")

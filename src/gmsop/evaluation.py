@@ -101,6 +101,8 @@ def require_fit(model: PooledClassifier, dataset: PackedDataset) -> None:
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.path}: the split {dataset.split!r} has no images")
+    if len(dataset.class_names) < 2:
+        raise DataError(f"{dataset.path} has a single class: there is nothing to tell apart")
     if len(dataset.class_names) != model.num_classes:
         raise DataError(
             f"{dataset.path} has {len(dataset.class_names)} classes, the model tells {model.num_classes} apart"

@@ -40,15 +40,17 @@ def state_from(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
             continue
         try:
             value = torch.from_numpy(np.ascontiguousarray(convert(params[source]), np.float64))
-        except (IndexError, ValueError):  # an array of too few or too many axes
+        except (IndexError, TypeError, ValueError):  # no array of numbers, or of too few or too many axes
             value = torch.empty(0)
-        if value.shape == wanted[key].shape:
+        if value.shape == wanted[key].shape and not value.isfinite().all():
+            wrong[source] = f"{source} (holds NaN or infinity)"
+        elif value.shape == wanted[key].shape:
             state[key] = value
         else:
             wrong[source] = f"{source} {params[source].shape}, for {key} {tuple(wanted[key].shape)}"
     state |= {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
     leftover = [name for name in params if name not in used]
-    problems = {"missing": list(missing), "of a wrong shape": list(wrong.values()), "left over": leftover}
+    problems = {"missing": list(missing), "of a wrong shape or content": list(wrong.values()), "left over": leftover}
     if any(problems.values()):
         text = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise CheckpointError(f"the parameters do not fit {model.pretrained_cfg['architecture']}: {text}")

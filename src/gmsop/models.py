@@ -13,7 +13,7 @@ import timm
 from timm.data.constants import IMAGENET_DEFAULT_MEAN
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from gmsop.assembly import assemble
+from gmsop.assembly import OPTIONS, assemble
 from gmsop.errors import ConfigError, UnknownNameError
 from gmsop.nn import PooledClassifier
 
@@ -54,6 +54,9 @@ def create_model(name: str, num_classes: int | None = None, in_chans: int = 3, *
     """
     if name not in _names:
         raise UnknownNameError.of("model", name, _names)
+    for option in overrides:
+        if option not in OPTIONS:  # timm has keywords of its own, which could load files
+            raise ConfigError(f"no model has an option {option!r}; there are {', '.join(sorted(OPTIONS))}")
     num_classes = 1000 if num_classes is None else num_classes
     return cast(PooledClassifier, timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **overrides))
 

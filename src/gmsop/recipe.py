@@ -1,9 +1,10 @@
 """A recipe: everything that decides how a model is trained. YAML files in `recipes/`, one per published row."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -81,13 +82,27 @@ class Recipe:
         Raises:
             ConfigError: naming the key.
         """
-        positive = ("image_size", "lr", "lr_factor", "batch_size", "stem_scale")
-        for name in positive:
+        for f in fields(self):
+            value, allowed = getattr(self, f.name), _ALLOWED[f.name]
+            if isinstance(allowed, tuple):
+                good, expected = value in allowed, f"one of {', '.join(allowed)}"
+            else:
+                good, expected = _is(value, allowed), allowed.__name__
+            if not good:
+                raise ConfigError(f"recipe: {f.name} must be {expected}, got {value!r}")
+        for name in ("image_size", "lr", "lr_factor", "batch_size", "stem_scale"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"recipe: {name} must be positive, got {getattr(self, name)}")
         for name in ("momentum", "weight_decay", "balance_weight", "num_workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
+        epochs = [self.epochs] if _is(self.epochs, int) else self.epochs
+        if not isinstance(epochs, list) or not all(_is(count, int) for count in epochs):
+            raise ConfigError(f"recipe: epochs must be a count or a list of counts, got {self.epochs!r}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"recipe: seed must be from 0 to {2**32 - 1}, got {self.seed}")
+        if self.nesterov and not self.momentum:
+            raise ConfigError("recipe: nesterov needs a momentum above 0")
         if min(self.epochs_per_rate, default=-1) < 0 or self.total_epochs < 1:
             raise ConfigError(f"recipe: epochs must be counts with at least one epoch in all, got {self.epochs}")
         if not 0 < self.bn_momentum <= 1:
@@ -97,6 +112,23 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+# What each value must be: a type, or one of several words.
+_ALLOWED: dict[str, Any] = {
+    name: get_args(hint) if get_origin(hint) is Literal else (get_origin(hint) or hint)
+    for name, hint in get_type_hints(Recipe).items()
+}
+_ALLOWED["epochs"] = object  # two types; `check` looks for itself
+
+
+def _is(value: Any, kind: type) -> bool:
+    """`isinstance` in YAML's sense: an integer is a float too, a bool is no number, no float is infinite or NaN."""
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def recipe_names() -> list[str]:
@@ -122,7 +154,10 @@ def recipe_text(name: str) -> str:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UnknownNameError(f"no recipe file {name}")
-        return path.read_text()
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}: not a readable text file ({error})") from error
     raise UnknownNameError.of("recipe", name, recipe_names())
 
 
@@ -135,15 +170,17 @@ def load_recipe(name: str) -> Recipe:
     """
     try:
         values = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML ({error})") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{name}: a recipe is a mapping of keys to values")
     known = [f.name for f in fields(Recipe)]
     for key in values:
         if key not in known:
             raise UnknownNameError.of("recipe key", str(key), known)
-    return Recipe(**values)
+    recipe = Recipe(**values)
+    recipe.check()
+    return recipe
 
 
 def _folder() -> "Traversable":

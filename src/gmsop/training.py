@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmsop.assembly import OPTIONS
 from gmsop.checkpoint import describe, load_model, read_training_checkpoint, save_model
 from gmsop.curves import plot_curves
 from gmsop.data import PackedDataset, train_loader, val_loader
@@ -160,9 +161,11 @@ def train(
     """
     recipe.check()
     out = Path(out)
-    if resume is None and (out / "recipe.yaml").exists():
-        raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}/last.ckpt")
+    if resume is None:
+        _require_free(out)
     train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
+    if len(train_set) < 2:
+        raise DataError(f"{data}: {len(train_set)} images to train on; BatchNorm needs at least two")
     if train_set.image_size != recipe.image_size:
         raise DataError(
             f"{data} holds images of {train_set.image_size} pixels, the recipe is for {recipe.image_size}; "
@@ -222,7 +225,18 @@ def train(
     )
 
 
+def _require_free(out: Path) -> None:
+    """Refuse a folder whose files a run would replace. A run that ended before its first epoch did has none."""
+    if (out / "last.ckpt").exists():
+        raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}")
+    if found := [name for name in ("best.ckpt", "metrics.csv", "model.safetensors") if (out / name).exists()]:
+        raise ConfigError(f"{out} already holds {', '.join(found)}; choose another --out")
+
+
 def _fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
+    for option in recipe.model_args:
+        if option not in OPTIONS:
+            raise ConfigError(f"recipe: model_args has no option {option!r}; there are {', '.join(sorted(OPTIONS))}")
     model = create_model(recipe.model, len(dataset.class_names), **recipe.model_args)
     with torch.no_grad():
         model.backbone.stem.conv.weight.div_(recipe.stem_scale)  # type: ignore[union-attr, operator]

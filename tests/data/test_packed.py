@@ -114,6 +114,31 @@ def test_overwrite_does_not_touch_a_folder_of_something_else(tmp_path):
         write(tmp_path / "photos", overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "meta.json"])
+def test_overwrite_does_not_touch_a_set_with_other_files_beside(tmp_path, name):
+    path = tmp_path / "set"
+    path.mkdir()
+    (path / name).write_text("{}")
+    (path / "thesis.doc").write_text("mine")
+    with pytest.raises(DataError, match="will not be overwritten"):
+        write(path, overwrite=True)
+    assert (path / "thesis.doc").read_text() == "mine"
+
+
+def test_overwrite_does_not_touch_a_file(tmp_path):
+    (tmp_path / "set").write_text("mine")
+    with pytest.raises(DataError, match="will not be overwritten"):
+        write(tmp_path / "set", overwrite=True)
+
+
+def test_overwrite_follows_a_link(tmp_path):
+    write(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write(tmp_path / "link", overwrite=True, seed=1)
+    assert (tmp_path / "link").is_symlink()
+    assert np.array_equal(PackedDataset(tmp_path / "real", "train").images, images(7, seed=1)[:5])
+
+
 def test_overwriting_fails_whole(tmp_path):
     path = write(tmp_path / "set")
     before = (path / "images.npy").read_bytes()
@@ -233,7 +258,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         "changes",
         [{"format": "other"}, {"version": 2}, {"splits": {}}, {"image_size": -1}, {"class_names": []}, {"sha256": {}},
-         {"splits": {"train": "many"}}, {"rgb_mean": [1]}, {"splits": None}],
+         {"splits": {"train": "many"}}, {"rgb_mean": [1]}, {"splits": None}, {"sha256": ["images.npy", "labels.npy"]},
+         {"rgb_std": [float("nan")] * 3}, {"rgb_mean": ["red", 1, 2]}, {"class_names": [1, 2, 3]},
+         {"sha256": {"images.npy": "", "labels.npy": "", "../other": ""}}],
     )  # fmt: skip
     def test_damaged_description(self, tmp_path, changes):
         path = write(tmp_path / "set")

@@ -34,6 +34,16 @@ def test_offset_of_the_features_does_not_cost_digits():
     assert relative_error(ops.covariance_pool(x + 1000), exact) < 1e-4
 
 
+def test_offset_of_the_features_does_not_leak_into_the_gradient():
+    x = (torch.randn(2, 8, 64) * 0.01 + 10).requires_grad_()
+    probe = torch.randn(2, 8, 8)
+    (found,) = torch.autograd.grad((ops.covariance_pool(x) * probe).sum(), x)
+    exact = x.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad((naive.covariance_pool(exact) * probe).sum(), exact)
+    assert relative_error(found, expected) < 1e-5
+    assert found.sum(2).abs().max() < 1e-5 * found.abs().sum(2).max()
+
+
 def test_constant_map_gives_zeros_and_finite_gradient():
     x = torch.full((2, 4, 3, 3), 7.0, requires_grad=True)
     ops.covariance_pool(x).sum().backward()

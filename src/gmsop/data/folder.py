@@ -1,5 +1,6 @@
 """A folder of images, one sub-folder per class, to a packed set."""
 
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ def pack_folder(
         ]
         for split in SPLITS
     }
+    if entries["val"] and not entries["train"]:
+        raise DataError(f"{source}: every image would go to val, none is left to train on; lower val_fraction")
     if not entries["train"]:
         raise DataError(f"{source}: no images. Expected CLASS/*.jpg (or .png, ...), or train/CLASS/* and val/CLASS/*")
     pack_entries(entries, path, image_size, names, str(source), filter_name, overwrite, progress)
@@ -87,6 +90,8 @@ def pack_entries(
                 image = decode_rgb(entry.read(), image_size, filter_name)
             except DataError as error:
                 raise DataError(f"{entry.name}: {error}") from error
+            except OSError as error:
+                raise DataError(f"{entry.name}: {error.strerror or error}") from error
             writer.add(image, entry.label)
 
 
@@ -98,10 +103,20 @@ def _classes(folder: Path) -> Files:
     found: Files = {}
     for child in sorted(folder.iterdir()) if folder.is_dir() else []:
         if child.is_dir():
-            files = sorted(f for f in child.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+            files = sorted(
+                Path(folder, name)
+                for folder, _, names in os.walk(child, onerror=_refuse, followlinks=False)
+                for name in names
+                if Path(name).suffix.lower() in EXTENSIONS
+            )
             if files:
                 found[child.name] = files
     return found
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is an error: without it the labels of all later classes would shift."""
+    raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
 def _split_files(source: Path) -> dict[str, Files]:

@@ -21,7 +21,8 @@ EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif",
 def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArray[np.uint8]:
     """One image as (size, size, 3) uint8 RGB, resized without regard to its aspect ratio (as both datasets were).
 
-    Grey and palette images become RGB, 16-bit ones are scaled to 8, transparency is dropped.
+    Grey and palette images become RGB, 16-bit ones are scaled to 8, transparency is dropped. An orientation noted in
+    EXIF is not applied, as in torchvision.
 
     Args:
         data: the encoded bytes, or the file that holds them.
@@ -39,6 +40,8 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             rgb = _to_rgb(image)
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError("not an image, or of an unknown format") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -49,6 +52,8 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise DataError("floating-point pixels, of which the range is not known")
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips at 255
         high = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -25,6 +25,7 @@ from gmsop.files import digest, write_error
 
 FORMAT, VERSION = "gmsop-packed", 1
 SPLITS = ("train", "val")
+FILES = frozenset({"images.npy", "labels.npy", "meta.json"})
 VERIFY_BELOW = 256 * 2**20
 """Sets smaller than this many bytes are checked against their checksums whenever they are opened."""
 
@@ -43,7 +44,8 @@ class PackedWriter:
         class_names: label i is `class_names[i]`.
         source: where the images come from, for people.
         filter_name: how they were resized, for people.
-        overwrite: replace the set at `path`; it stays until the new one is complete.
+        overwrite: replace the set at `path`; it stays until the new one is complete. (Killed in the very moment of the
+            exchange, it is found in a hidden folder `.NAME.*.old` beside.)
 
     Raises:
         DataError: `path` exists; an image of another shape or type; a label out of range; too many images.
@@ -61,12 +63,15 @@ class PackedWriter:
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
+        if self.path.is_symlink():  # what it points to is replaced, not the link
+            self.path = self.path.resolve()
         if list(splits) != [name for name in SPLITS if name in splits] or not splits or min(splits.values()) < 0:
             raise ConfigError(f"splits must be counts of {' and '.join(SPLITS)}, in this order; got {splits}")
-        if self.path.exists() and not overwrite:
-            raise DataError(f"{self.path} already exists; choose another folder or pass --overwrite")
-        if self.path.exists() and not (self.path / "meta.json").is_file() and any(self.path.iterdir()):
-            raise DataError(f"{self.path} is a folder of something else, not a packed set: it will not be overwritten")
+        if self.path.exists():
+            if not self.path.is_dir() or not {child.name for child in self.path.iterdir()} <= FILES:
+                raise DataError(f"{self.path} holds something else than a packed set: it will not be overwritten")
+            if not overwrite:
+                raise DataError(f"{self.path} already exists; choose another folder or pass --overwrite")
         self.image_size, self.splits, self.class_names = image_size, splits, list(class_names)
         self.source, self.filter_name = source, filter_name
         self.count = sum(splits.values())
@@ -217,10 +222,12 @@ def read_meta(path: str | Path) -> dict[str, Any]:
         good = (
             isinstance(size, int) and size > 0 and isinstance(names, list) and names and isinstance(counts, dict)
             and counts and all(isinstance(n, int) and n >= 0 for n in counts.values())
+            and all(isinstance(name, str) for name in names) and list(counts) == [s for s in SPLITS if s in counts]
             and len(meta["rgb_mean"]) == len(meta["rgb_std"]) == 3
-            and {"images.npy", "labels.npy"} <= set(meta["sha256"])
+            and all(0 <= float(v) <= 255 for v in meta["rgb_mean"] + meta["rgb_std"])
+            and isinstance(meta["sha256"], dict) and set(meta["sha256"]) == {"images.npy", "labels.npy"}
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({type(error).__name__}: {error})") from error
     if not good:
         raise DataError(f"{file}: damaged (image_size, splits, class_names, rgb_mean or sha256 is not valid)")
@@ -244,6 +251,8 @@ def _open(file: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{file}: missing or truncated ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{file}: an archive of arrays, expected one array")
     if array.shape != shape or array.dtype != dtype:
         raise DataError(f"{file}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
     return array

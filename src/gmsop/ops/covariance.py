@@ -40,9 +40,10 @@ def covariance_pool(x: Tensor) -> Tensor:
 
 
 class _CovariancePool(torch.autograd.Function):
-    """With C the centred features, dL/dx = (G + G^T) C / M.
+    """With C the centred features, dL/dx = (G + G^T) C / M, its mean over the positions removed.
 
-    The rows of C sum to zero, so do those of the result: the centring needs no backward pass of its own.
+    In exact arithmetic the rows of C, and so of the result, sum to zero. In float32 the mean is rounded, and where it
+    is far larger than the spread what is left of it would add up over the positions.
     """
 
     @staticmethod
@@ -60,4 +61,5 @@ class _CovariancePool(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         with no_autocast(x):
             centred = x - x.mean(2, keepdim=True)
-            return torch.bmm((grad + grad.mT).div_(x.shape[2]), centred)
+            g = torch.bmm((grad + grad.mT).div_(x.shape[2]), centred)
+            return g - g.mean(2, keepdim=True)
