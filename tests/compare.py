@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -25,3 +26,17 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 def symmetrised(a: Tensor) -> Tensor:
     return (a + a.mT) / 2
+
+
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New tensors of floating point start as NaN: what is not written shows."""
+
+    def poisoned(new):
+        def make(*args, **options):
+            tensor = new(*args, **options)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        return make
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))

@@ -19,7 +19,7 @@ FLOORS = [
     ["catalog", "checkpoint", "matconvnet", "matfile", "trainer", "curves", "recipe"],
     ["convert", "evaluation", "prediction"],
     ["training"],
-    ["demo"],
+    ["demo", "benchmark"],
     ["cli"],
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+import gmsop
 from compare import relative_error
 from gmsop.errors import ConfigError
 from gmsop.nn import GatedMixture, ParametricGAP, ParametricSOP, TopKGate
+from gmsop.nn.bank import is_uniform, pays
 from gmsop.ops import naive
 
 
@@ -122,3 +124,68 @@ def test_half_precision(dtype, whole):
 def test_the_gate_must_fit_the_components():
     with pytest.raises(ConfigError, match="chooses among 4 components, got 3"):
         GatedMixture([ParametricGAP(6, 5) for _ in range(3)], TopKGate(6, 4, 2))
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_the_bank_equals_one_call_per_component(second_order):
+    head = mixture(16, 3, second_order).eval()
+    x = torch.randn(4, 6, 4, 3, dtype=torch.double, requires_grad=True)
+    assert is_uniform(head.components)
+    inputs = [x, *head.parameters()]
+    results = []
+    for forward in (head, lambda x: head._one_by_one(x, head.gate(x))):
+        out = forward(x)
+        gradients = torch.autograd.grad(out.sin().sum(), inputs, allow_unused=True)
+        results.append([out, *(torch.zeros(()) if g is None else g for g in gradients)])
+    for a, b in zip(*results, strict=True):
+        assert relative_error(a, b) < 1e-10
+
+
+def test_a_bank_that_somebody_changed_is_called_one_by_one():
+    def change(head: GatedMixture, what: str) -> None:
+        first = head.components[0]
+        if what == "hook":
+            first.conv1.register_forward_hook(lambda *_: None)
+        elif what == "part":
+            first.conv2 = nn.Sequential(first.conv2, nn.Identity())
+        elif what == "bias":
+            first.conv1 = nn.Conv2d(6, 7, 1).double()
+        elif what == "kernel size":
+            first.conv1 = nn.Conv2d(6, 7, 3, padding=1, bias=False).double()
+        elif what == "width":
+            head.components[0] = ParametricSOP(6, 9, 5).double()
+        elif what == "iterations":
+            first.pool.num_iters = 5
+        elif what == "subclass":
+            head.components[0] = type("Mine", (ParametricSOP,), {})(6, 7, 5).double()
+
+    x = torch.randn(2, 6, 4, 3, dtype=torch.double)
+    for what in ("hook", "part", "bias", "kernel size", "width", "iterations", "subclass"):
+        head = mixture(3, 2).eval()
+        change(head, what)
+        assert not is_uniform(head.components), what
+        assert head(x).shape == (2, 15)
+
+
+def test_large_batches_take_the_way_that_is_faster(monkeypatch):
+    head = mixture(3, 2)
+    assert pays(head.components, torch.empty(8, 6, 16, 16, dtype=torch.double), 2)
+    assert not pays(head.components, torch.empty(2000, 6, 16, 16, dtype=torch.double), 2)
+    assert pays(head.components, torch.empty(2000, 6, 16, 16, dtype=torch.double, device="meta"), 2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["gm_sop_4_2_tiny", "gm_gap_4_2_tiny"])
+def test_a_whole_model_compiles_without_a_graph_break(name, training):
+    model = gmsop.create_model(name, 10).train(training)
+    nn.init.normal_(model.pool.gate.weight)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    images = torch.randn(3, 3, 64, 64)
+    results = []
+    for f in (model, compiled):
+        torch.manual_seed(3)
+        logits, routing = f(images, return_routing=True)
+        gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()), allow_unused=True)
+        results.append([logits, routing.gates, routing.indices, *(g for g in gradients if g is not None)])
+    for a, b in zip(*results, strict=True):
+        assert relative_error(a, b) < 1e-4

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
-from gmsop.nn.gate import TopKGate
+from gmsop.nn.bank import bank_forward, is_uniform, pays
+from gmsop.nn.gate import Routing, TopKGate
 from gmsop.nn.pooling import ParametricGAP, ParametricSOP
-from gmsop.ops import combine, dispatch, plan_dispatch
+from gmsop.ops import combine, dispatch, plan_dispatch, weighted_sum
 from gmsop.ops.precision import like_input
 
 
@@ -70,6 +71,16 @@ class GatedMixture(nn.Module):
     def forward(self, x: Tensor, return_routing: bool = False) -> Any:
         """The mixture's vector (B, V); with `return_routing` also the gate's `Routing`, as a pair."""
         routing = self.gate(x)
+        if is_uniform(self.components) and pays(self.components, x, self.gate.top_k):
+            pairs = bank_forward(self.components, x, routing.indices.flatten())
+            out = weighted_sum(pairs, routing.gates)
+        else:
+            out = self._one_by_one(x, routing)
+        out = like_input(out, x)
+        return (out, routing) if return_routing else out
+
+    def _one_by_one(self, x: Tensor, routing: Routing) -> Tensor:
+        """Any components: a call to each that some image chose."""
         plan = plan_dispatch(routing.indices, len(self.components))
         outputs, idle = [], []
         for component, images in zip(self.components, dispatch(x, plan), strict=True):
@@ -77,10 +88,8 @@ class GatedMixture(nn.Module):
                 outputs.append(component(images))
             else:
                 idle += [p for p in component.parameters() if p.requires_grad]
-        out = like_input(combine(outputs, routing.gates, plan), x)
-        if idle and torch.is_grad_enabled():
-            out = _ZeroGrad.apply(out, *idle)
-        return (out, routing) if return_routing else out
+        out = combine(outputs, routing.gates, plan)
+        return _ZeroGrad.apply(out, *idle) if idle and torch.is_grad_enabled() else out
 
 
 class _ZeroGrad(torch.autograd.Function):

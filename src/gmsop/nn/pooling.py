@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
 from gmsop.nn.init import he_normal_
-from gmsop.ops import covariance_pool, newton_schulz_sqrt, triu_size, triu_vectorize
+from gmsop.ops import second_order_pool, triu_size
 from gmsop.ops.precision import like_input
 
 
@@ -49,8 +49,7 @@ class ISqrtCovPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.reduce(x)
-        root = newton_schulz_sqrt(covariance_pool(x), self.num_iters)
-        return like_input(triu_vectorize(root), x)
+        return like_input(second_order_pool(x, self.num_iters), x)
 
     def extra_repr(self) -> str:
         return f"num_iters={self.num_iters}"

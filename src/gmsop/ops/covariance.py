@@ -39,17 +39,27 @@ def covariance_pool(x: Tensor) -> Tensor:
         return _CovariancePool.apply(at_least_float32(x))
 
 
-class _CovariancePool(torch.autograd.Function):
-    """With C the centred features, dL/dx = (G + G^T) C / M, its mean over the positions removed.
+def covariance_forward(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """(B, D, M) to (B, D, D), without autograd."""
+    centred = x - x.mean(2, keepdim=True)
+    return torch.bmm(centred, centred.mT, out=out).div_(x.shape[2])
+
+
+def covariance_backward(x: Tensor, grad: Tensor) -> Tensor:
+    """With C the centred features and G symmetric, dL/dx = 2 G C / M, its mean over the positions removed.
 
     In exact arithmetic the rows of C, and so of the result, sum to zero. In float32 the mean is rounded, and where it
     is far larger than the spread what is left of it would add up over the positions.
     """
+    centred = x - x.mean(2, keepdim=True)
+    g = torch.bmm(grad * (2 / x.shape[2]), centred)
+    return g.sub_(g.mean(2, keepdim=True))
 
+
+class _CovariancePool(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        centred = x - x.mean(2, keepdim=True)
-        return torch.bmm(centred, centred.mT).div_(x.shape[2])
+        return covariance_forward(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -60,6 +70,4 @@ class _CovariancePool(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         with no_autocast(x):
-            centred = x - x.mean(2, keepdim=True)
-            g = torch.bmm((grad + grad.mT).div_(x.shape[2]), centred)
-            return g - g.mean(2, keepdim=True)
+            return covariance_backward(x, torch.lerp(grad, grad.mT, 0.5))

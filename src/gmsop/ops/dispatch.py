@@ -54,7 +54,11 @@ def combine(outputs: Sequence[Tensor], gates: Tensor, plan: Plan) -> Tensor:
 
     Source: GM-SOP (NeurIPS 2018), equation 1.
     """
-    pairs = torch.cat(list(outputs)).index_select(0, plan.rank).unflatten(0, gates.shape)
+    return weighted_sum(torch.cat(list(outputs)).index_select(0, plan.rank), gates)
+
+
+def weighted_sum(pairs: Tensor, gates: Tensor) -> Tensor:
+    """Sum of each image's K vectors by its weights: pairs (B*K, V), gates (B, K), to (B, V)."""
     with no_autocast(gates):
         dtype = torch.promote_types(pairs.dtype, gates.dtype)
-        return torch.bmm(gates.to(dtype).unsqueeze(1), pairs.to(dtype)).squeeze(1)
+        return torch.bmm(gates.to(dtype).unsqueeze(1), pairs.to(dtype).unflatten(0, gates.shape)).squeeze(1)

@@ -67,7 +67,10 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
     if not random_ties:
         return logits.argsort(dim=1, descending=True, stable=True)[:, :k]
     # A stable sort of shuffled columns: equal scores come out in random order, different ones are untouched.
-    shuffle = torch.rand(logits.shape, device=logits.device, generator=generator).argsort(dim=1)
+    if generator is None:  # torch.compile knows no argument of that name
+        shuffle = torch.rand(logits.shape, device=logits.device).argsort(dim=1)
+    else:
+        shuffle = torch.rand(logits.shape, device=logits.device, generator=generator).argsort(dim=1)
     order = logits.gather(1, shuffle).argsort(dim=1, descending=True, stable=True)[:, :k]
     return shuffle.gather(1, order)
 

@@ -39,13 +39,14 @@ def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
 
     Source: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
     Normalization" (CVPR 2018), equations 2 to 5; GM-SOP (NeurIPS 2018), equation 4. For the backward pass see
-    `_newton_schulz_backward`.
+    `iterations_backward`. Pooling layers do not come here but to `second_order_pool`, which is faster.
     """
     _require_square("newton_schulz_sqrt", cov)
     if num_iters < 1:
         raise ConfigError(f"newton_schulz_sqrt: num_iters must be at least 1, got {num_iters}")
     with no_autocast(cov):
-        return _NewtonSchulzSqrt.apply(at_least_float32(cov), num_iters)
+        cov = at_least_float32(cov)
+        return _NewtonSchulzSqrt.apply(torch.lerp(cov, cov.mT, 0.5), num_iters)
 
 
 def eigh_sqrt(cov: Tensor) -> Tensor:
@@ -78,38 +79,35 @@ def _require_square(name: str, cov: Tensor) -> None:
         )
 
 
-def _normalise(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A = sym(cov) / trace; sqrt(trace) and its inverse, (B, 1, 1). A zero trace gives zeros; NaN stays NaN."""
+def normalise(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A = cov / trace; sqrt(trace) and its inverse, (B, 1, 1). A zero trace gives zeros; NaN stays NaN."""
     trace = cov.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     flat = trace.abs() < torch.finfo(cov.dtype).tiny
     inverse = torch.where(flat, 0, 1 / trace)
-    return (cov + cov.mT).mul_(0.5 * inverse), torch.where(flat, 0, trace).sqrt(), inverse.sqrt()
+    return cov * inverse, torch.where(flat, 0, trace).sqrt(), inverse.sqrt()
 
 
-def _iterates(a: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """The pairs (Y_i, Z_i) for i = 1 .. count. The addition of each step is folded into its product."""
-    identity = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for i in range(count):
-        if i == 0:
-            pairs.append((torch.baddbmm(a, a, a, beta=1.5, alpha=-0.5), torch.sub(1.5 * identity, a, alpha=0.5)))
-            continue
-        y, z = pairs[-1]
-        m = torch.bmm(z, y)
-        pairs.append((torch.baddbmm(y, y, m, beta=1.5, alpha=-0.5), torch.baddbmm(z, m, z, beta=1.5, alpha=-0.5)))
-    return pairs
+def rescale_gradient(d: Tensor, g_dot_root: Tensor, a: Tensor, inverse_root: Tensor) -> Tensor:
+    """Gradient with respect to cov of sqrt(s) Y_T(cov / s), s its trace, from that with respect to A = cov / s:
+
+    dL/dcov = (D + (<G, Y_T> / 2 - <D, A>) I) / sqrt(s),   D the symmetric part of `d`.
+    """
+    shift = 0.5 * g_dot_root - torch.linalg.vecdot(d.flatten(1), a.flatten(1))
+    d = d + d.mT
+    d.diagonal(dim1=1, dim2=2).add_(2 * shift[:, None])
+    return d.mul_(0.5 * inverse_root)
 
 
-def _newton_schulz_forward(cov: Tensor, num_iters: int) -> Tensor:
-    a, root, _ = _normalise(cov)
+def iterations(a: Tensor, num_iters: int) -> Tensor:
+    """Y after any number of coupled steps from Y = A, Z = I."""
     if num_iters == 1:
-        return torch.baddbmm(a, a, a, beta=1.5, alpha=-0.5).mul_(root)
+        return torch.baddbmm(a, a, a, beta=1.5, alpha=-0.5)
     y, z = _iterates(a, num_iters - 1)[-1]
-    return torch.baddbmm(y, y, torch.bmm(z, y), beta=1.5, alpha=-0.5).mul_(root)
+    return torch.baddbmm(y, y, torch.bmm(z, y), beta=1.5, alpha=-0.5)
 
 
-def _newton_schulz_backward(cov: Tensor, grad: Tensor, num_iters: int) -> Tensor:
-    """Gradient with respect to `cov`, from `cov` alone: the iterates are computed again instead of stored.
+def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> tuple[Tensor, Tensor]:
+    """Gradient with respect to A, and <g, Y_T>, (B,), for symmetric g = dL/dY_T. The iterates are computed again.
 
     Every iterate is a polynomial of the symmetric matrix A: all are symmetric and commute, and a symmetric change of A
     changes each of them symmetrically. So gradients may be symmetrised at any point, and wherever the product rule
@@ -121,13 +119,7 @@ def _newton_schulz_backward(cov: Tensor, grad: Tensor, num_iters: int) -> Tensor
 
     The last step has H = 0 and takes three products, each middle step six, the first (Z_0 = I) one: ten for T = 3, and
     four more to rebuild the iterates. Plain autograd spends two per forward product.
-
-    What the scale contributes: the result is sqrt(s) Y_T(cov / s), so with A's gradient D for the symmetrised G
-
-        dL/dcov = (D + (<G, Y_T> / 2 - <D, A>) I) / sqrt(s).
     """
-    a, _, inverse_root = _normalise(cov)
-    g = (grad + grad.mT).mul_(0.5)
     pairs = _iterates(a, num_iters - 1)
     h: Tensor | None = None
     if pairs:
@@ -148,9 +140,21 @@ def _newton_schulz_backward(cov: Tensor, grad: Tensor, num_iters: int) -> Tensor
     d = _symmetric_step(g, a, g)
     if h is not None:
         d = torch.sub(d, h, alpha=0.5)
-    shift = 0.5 * g_dot_root - _inner(d, a)
-    d.diagonal(dim1=1, dim2=2).add_(shift[:, :, 0])
-    return d.mul_(inverse_root)
+    return d, g_dot_root
+
+
+def _iterates(a: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """The pairs (Y_i, Z_i) for i = 1 .. count. The addition of each step is folded into its product."""
+    identity = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for i in range(count):
+        if i == 0:
+            pairs.append((torch.baddbmm(a, a, a, beta=1.5, alpha=-0.5), torch.sub(1.5 * identity, a, alpha=0.5)))
+            continue
+        y, z = pairs[-1]
+        m = torch.bmm(z, y)
+        pairs.append((torch.baddbmm(y, y, m, beta=1.5, alpha=-0.5), torch.baddbmm(z, m, z, beta=1.5, alpha=-0.5)))
+    return pairs
 
 
 def _symmetric_step(g: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -160,14 +164,17 @@ def _symmetric_step(g: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> per matrix, (B, 1, 1)."""
-    return (a * b).sum((1, 2), keepdim=True)
+    """<a, b> per matrix, (B,)."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
 
 
 class _NewtonSchulzSqrt(torch.autograd.Function):
+    """For a symmetric `cov`."""
+
     @staticmethod
     def forward(cov: Tensor, num_iters: int) -> Tensor:
-        return _newton_schulz_forward(cov, num_iters)
+        a, root, _ = normalise(cov)
+        return iterations(a, num_iters).mul_(root)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -179,7 +186,10 @@ class _NewtonSchulzSqrt(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (cov,) = ctx.saved_tensors
         with no_autocast(cov):
-            return _newton_schulz_backward(cov, grad, ctx.num_iters), None
+            a, _, inverse_root = normalise(cov)
+            g = (grad + grad.mT).mul_(0.5)
+            d, g_dot_root = iterations_backward(a, g, ctx.num_iters)
+            return rescale_gradient(d, g_dot_root, a, inverse_root), None
 
 
 class _EighSqrt(torch.autograd.Function):

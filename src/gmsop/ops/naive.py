@@ -80,3 +80,9 @@ def balance_loss(gates: Tensor) -> Tensor:
     mean = torch.stack(load).mean()
     variance = sum(((w - mean) ** 2 for w in load), torch.zeros_like(mean)) / (n - 1)
     return variance / mean**2
+
+
+def component_conv(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+    """(B, C, M), (N, O, C), (B * K,) -> (B * K, O, M)."""
+    top_k = len(chosen) // len(x)
+    return torch.stack([(weight[n] @ x[p // top_k]).clamp(min=0) for p, n in enumerate(chosen.tolist())])

@@ -29,3 +29,12 @@ def like_input(out: Tensor, x: Tensor) -> Tensor:
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         return out
     return out.to(x.dtype)
+
+
+def product_precision() -> str:
+    """How the kernels multiply float32 numbers: what `torch.set_float32_matmul_precision` asks of all products.
+
+    "highest" (PyTorch's default): three TF32 products, which keep float32's digits; "high": one TF32 product, about
+    three digits; "medium": bfloat16 operands, about two. Sums are float32 in all of them.
+    """
+    return {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]

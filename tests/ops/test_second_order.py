@@ -1,0 +1,117 @@
+import pytest
+import torch
+
+from compare import relative_error
+from gmsop import kernels, ops
+from gmsop.errors import ConfigError
+from gmsop.ops import naive, second_order
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def oracle(x: torch.Tensor, num_iters: int) -> torch.Tensor:
+    return naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(x), num_iters))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_iters", [1, 2, 3, 5])
+@pytest.mark.parametrize(("batch", "dim", "positions"), [(1, 1, 4), (3, 7, 5), (2, 63, 20), (5, 130, 140)])
+def test_equals_the_oracle(batch, dim, positions, num_iters, device):
+    x = torch.randn(batch, dim, positions, dtype=torch.double).to(device).requires_grad_()
+    probe = torch.randn(batch, ops.triu_size(dim), dtype=torch.double).to(device)
+    found, expected = ops.second_order_pool(x, num_iters), oracle(x, num_iters)
+    assert relative_error(found.cpu(), expected.cpu()) < 1e-12
+    gradients = [torch.autograd.grad(out, x, probe)[0].cpu() for out in (found, expected)]
+    assert relative_error(*gradients) < 1e-11
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dim", [32, 96, 128, 192])
+def test_float32(dim, device):
+    x = torch.randn(4, dim, 9, 9, device=device).relu().contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = x.detach().double().cpu().requires_grad_()
+    found, expected = ops.second_order_pool(x), oracle(exact, 3)
+    probe = torch.randn_like(expected)
+    found.backward(probe.float().to(device))
+    expected.backward(probe)
+    assert relative_error(found.cpu(), expected) < 1e-5
+    assert relative_error(x.grad.cpu(), exact.grad) < 1e-5
+
+
+@pytest.mark.parametrize("dim", [16, 300])  # many images at a time, and one
+def test_parts_of_the_batch_meet(dim, monkeypatch):
+    x = torch.randn(7, dim, 10, dtype=torch.double, requires_grad=True)
+    probe = torch.randn(7, ops.triu_size(dim), dtype=torch.double)
+    results = []
+    for cached in (second_order.CACHED_BYTES, 3 * 4 * dim**2):
+        monkeypatch.setattr(second_order, "CACHED_BYTES", cached)
+        out = ops.second_order_pool(x)
+        results.append((out, *torch.autograd.grad(out, x, probe)))
+    for a, b in zip(*results, strict=True):
+        assert relative_error(a, b) < 1e-14
+
+
+def test_a_constant_map_and_an_empty_batch():
+    x = torch.full((2, 5, 3, 3), 7.0, requires_grad=True)
+    out = ops.second_order_pool(x)
+    out.sum().backward()
+    assert not out.any()
+    assert not x.grad.any()
+    assert ops.second_order_pool(torch.randn(0, 5, 3, 3)).shape == (0, 15)
+
+
+def test_gradcheck():
+    x = torch.randn(2, 4, 6, dtype=torch.double, requires_grad=True)
+    for num_iters in (1, 3, 4):
+        assert torch.autograd.gradcheck(lambda x, t=num_iters: ops.second_order_pool(x, t), x)
+
+
+def test_is_a_lawful_custom_operator():
+    """Schema, fake tensors and autograd registration, as `torch.compile` and `torch.export` need them."""
+    x = torch.randn(2, 4, 6, dtype=torch.double, requires_grad=True)
+    for num_iters, keep in ((3, True), (2, True), (3, False)):
+        torch.library.opcheck(torch.ops.gmsop.second_order_pool, (x.detach(), num_iters, keep))
+
+
+def test_keeps_nothing_without_a_gradient():
+    x = torch.randn(2, 4, 6)
+    assert torch.ops.gmsop.second_order_pool(x, 3, False)[1].numel() == 0
+    found = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t.numel()) or t, lambda t: t):
+        ops.second_order_pool(x.requires_grad_())
+    assert sum(found) == x.numel() + 5 * 2 * 4 * 4
+
+
+def test_the_kernel_stands_in_the_same_place(monkeypatch):
+    pytest.importorskip("triton")
+    device = DEVICES[-1]
+    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    called = []
+    from gmsop.kernels import second_order as kernel
+
+    for name in ("second_order_forward", "second_order_backward"):
+        function = getattr(kernel, name)
+        monkeypatch.setattr(kernel, name, lambda *a, f=function, n=name: called.append(n) or f(*a))
+    x = torch.randn(2, 20, 11, device=device, requires_grad=True)
+    probe = torch.randn(2, 210, device=device)
+    out = ops.second_order_pool(x)
+    (gradient,) = torch.autograd.grad(out, x, probe)
+    exact = x.detach().cpu().double().requires_grad_()
+    expected = oracle(exact, 3)
+    (expected_gradient,) = torch.autograd.grad(expected, exact, probe.cpu().double())
+    assert called == ["second_order_forward", "second_order_backward"]
+    assert relative_error(out.cpu(), expected) < 1e-5
+    assert relative_error(gradient.cpu(), expected_gradient) < 1e-5
+    assert ops.second_order_pool(x.double()).dtype == torch.double  # which the kernel does not take
+    assert len(called) == 2
+
+
+@pytest.mark.parametrize("x", [torch.randn(2, 3), torch.zeros(2, 3, 4, dtype=torch.int), torch.randn(2, 3, 0)])
+def test_bad_features(x):
+    with pytest.raises(ConfigError, match="second_order_pool"):
+        ops.second_order_pool(x)
+
+
+def test_bad_number_of_iterations():
+    with pytest.raises(ConfigError, match="at least 1"):
+        ops.second_order_pool(torch.randn(2, 3, 4), 0)
