@@ -30,9 +30,9 @@ def second_order_forward(x: Tensor, num_iters: int, precision: str) -> Tensor:
 
 
 def second_order_backward(x: Tensor, grad: Tensor, num_iters: int, precision: str) -> Tensor:
-    """Gradient with respect to `x`, in its dtype, from `x` and the gradient (B, V) of the result."""
+    """Gradient with respect to `x`, in its dtype and contiguous, from `x` and the gradient (B, V) of the result."""
     batch, _, positions = x.shape
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if batch:
         programs, config = _config(x, num_iters, precision)
         scratch = x.new_empty(programs, 7, config["N"], config["N"], dtype=torch.float32)

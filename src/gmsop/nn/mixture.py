@@ -71,13 +71,13 @@ class GatedMixture(nn.Module):
     def forward(self, x: Tensor, return_routing: bool = False) -> Any:
         """The mixture's vector (B, V); with `return_routing` also the gate's `Routing`, as a pair."""
         routing = self.gate(x)
-        if is_uniform(self.components) and pays(self.components, x, self.gate.top_k):
-            pairs = bank_forward(self.components, x, routing.indices.flatten())
-            out = weighted_sum(pairs, routing.gates)
-        else:
-            out = self._one_by_one(x, routing)
-        out = like_input(out, x)
+        out = like_input(self._mix(x, routing), x)
         return (out, routing) if return_routing else out
+
+    def _mix(self, x: Tensor, routing: Routing) -> Tensor:
+        if is_uniform(self.components) and pays(self.components, x, self.gate.top_k):
+            return weighted_sum(bank_forward(self.components, x, routing.indices.flatten()), routing.gates)
+        return self._one_by_one(x, routing)
 
     def _one_by_one(self, x: Tensor, routing: Routing) -> Tensor:
         """Any components: a call to each that some image chose."""

@@ -45,14 +45,14 @@ def covariance_forward(x: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.bmm(centred, centred.mT, out=out).div_(x.shape[2])
 
 
-def covariance_backward(x: Tensor, grad: Tensor) -> Tensor:
+def covariance_backward(x: Tensor, grad: Tensor, out: Tensor | None = None) -> Tensor:
     """With C the centred features and G symmetric, dL/dx = 2 G C / M, its mean over the positions removed.
 
     In exact arithmetic the rows of C, and so of the result, sum to zero. In float32 the mean is rounded, and where it
     is far larger than the spread what is left of it would add up over the positions.
     """
     centred = x - x.mean(2, keepdim=True)
-    g = torch.bmm(grad * (2 / x.shape[2]), centred)
+    g = torch.bmm(grad * (2 / x.shape[2]), centred, out=out)
     return g.sub_(g.mean(2, keepdim=True))
 
 

@@ -64,6 +64,8 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
     n = logits.shape[1]
     if not 1 <= k <= n:
         raise ConfigError(f"top_k must be between 1 and the number of components, {n}; got {k}")
+    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK prefers the lower index, too
+        return logits.topk(k, dim=1).indices
     if not random_ties:
         return logits.argsort(dim=1, descending=True, stable=True)[:, :k]
     # A stable sort of shuffled columns: equal scores come out in random order, different ones are untouched.

@@ -18,7 +18,7 @@ from gmsop.ops.covariance import covariance_backward, covariance_forward, covari
 from gmsop.ops.matrix_sqrt import iterations, iterations_backward, newton_schulz_sqrt, normalise, rescale_gradient
 from gmsop.ops.precision import at_least_float32, no_autocast, product_precision
 from gmsop.ops.three_iterations import Kept, three_iterations, three_iterations_backward
-from gmsop.ops.triu import triu_size, triu_unvectorize, triu_vectorize
+from gmsop.ops.triu import full_positions, triu_positions, triu_size, triu_vectorize
 
 
 def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
@@ -58,8 +58,10 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
             from gmsop.kernels.second_order import second_order_forward
 
             return second_order_forward(x, num_iters, product_precision()), kept
+        where = triu_positions(x.shape[1], x.device)
         for part in _parts(x):
-            out[part] = _forward(at_least_float32(x[part]), num_iters, kept[:, part])
+            y, root = _root(at_least_float32(x[part]), num_iters, kept[:, part])
+            torch.index_select(y.flatten(1), 1, where, out=out[part]).mul_(root[:, :, 0])
         return out, kept
 
 
@@ -75,15 +77,19 @@ def _second_order_pool_backward(x: Tensor, kept: Tensor, grad: Tensor, num_iters
             from gmsop.kernels.second_order import second_order_backward
 
             return second_order_backward(x, grad, num_iters, product_precision())
-        out = torch.empty_like(x)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        where = full_positions(x.shape[1], x.device)
         for part in _parts(x):
-            out[part] = _backward(at_least_float32(x[part]), grad[part], num_iters, kept[:, part])
+            # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
+            g = grad[part].to(kept.dtype).index_select(1, where).unflatten(1, (x.shape[1],) * 2).mul_(0.5)
+            g.diagonal(dim1=1, dim2=2).mul_(2)
+            _root_backward(at_least_float32(x[part]), g, num_iters, kept[:, part], out[part])
         return out
 
 
 @_second_order_pool_backward.register_fake
 def _(x: Tensor, kept: Tensor, grad: Tensor, num_iters: int) -> Tensor:
-    return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Tensor, Tensor]) -> None:
@@ -110,25 +116,26 @@ def _shapes(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor]:
     return out, x.new_empty(matrices, batch, dim, dim, dtype=dtype)
 
 
-def _forward(x: Tensor, num_iters: int, kept: Tensor) -> Tensor:
+def _root(x: Tensor, num_iters: int, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Y_T of the normalised covariance, and the square root of its trace."""
     a, root, _ = normalise(covariance_forward(x, kept[0] if len(kept) else None))
     if num_iters == 3:
-        y = three_iterations(a, Kept(*(kept[1:] if len(kept) else a.new_empty(4, *a.shape))))
-    else:
-        y = iterations(a, num_iters)
-    return triu_vectorize(y).mul_(root[:, :, 0])
+        return three_iterations(a, Kept(*(kept[1:] if len(kept) else a.new_empty(4, *a.shape)))), root
+    return iterations(a, num_iters), root
 
 
-def _backward(x: Tensor, grad: Tensor, num_iters: int, kept: Tensor) -> Tensor:
+def _root_backward(x: Tensor, g: Tensor, num_iters: int, kept: Tensor, out: Tensor) -> None:
+    """Write dL/dx to `out`, for symmetric `g` = dL/d(sqrt(trace) Y_T)."""
     a, _, inverse_root = normalise(kept[0] if len(kept) else covariance_forward(x))
-    # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
-    g = triu_unvectorize(grad.to(x.dtype)).mul_(0.5)
-    g.diagonal(dim1=1, dim2=2).mul_(2)
     if num_iters == 3:
         d, g_dot_root = three_iterations_backward(a, Kept(*kept[1:]), g)
     else:
         d, g_dot_root = iterations_backward(a, g, num_iters)
-    return covariance_backward(x, rescale_gradient(d, g_dot_root, a, inverse_root))
+    g = rescale_gradient(d, g_dot_root, a, inverse_root)
+    if out.dtype == x.dtype:
+        covariance_backward(x, g, out)
+    else:
+        out.copy_(covariance_backward(x, g))
 
 
 def _has_kernel(x: Tensor) -> bool:

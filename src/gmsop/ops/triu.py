@@ -26,9 +26,7 @@ def triu_vectorize(a: Tensor) -> Tensor:
     """
     if a.dim() != 3 or a.shape[1] != a.shape[2]:
         raise ConfigError(f"triu_vectorize: expected matrices (B, D, D), got shape {tuple(a.shape)}")
-    dim = a.shape[1]
-    column, row = torch.tril_indices(dim, dim, device=a.device)
-    return a.flatten(1).index_select(1, row * dim + column)
+    return a.flatten(1).index_select(1, triu_positions(a.shape[1], a.device))
 
 
 def triu_unvectorize(v: Tensor) -> Tensor:
@@ -46,9 +44,20 @@ def triu_unvectorize(v: Tensor) -> Tensor:
     dim = (math.isqrt(8 * v.shape[-1] + 1) - 1) // 2 if v.dim() == 2 else 0
     if v.dim() != 2 or dim * (dim + 1) // 2 != v.shape[1]:
         raise ConfigError(f"triu_unvectorize: expected (B, D(D+1)/2), got shape {tuple(v.shape)}")
-    i = torch.arange(dim, device=v.device)
+    return v.index_select(1, full_positions(dim, v.device)).unflatten(1, (dim, dim))
+
+
+def triu_positions(dim: int, device: torch.device) -> Tensor:
+    """(V,): where in a flat `dim` x `dim` matrix each element of its vector stands."""
+    column, row = torch.tril_indices(dim, dim, device=device)
+    return row * dim + column
+
+
+def full_positions(dim: int, device: torch.device) -> Tensor:
+    """(D * D,): where in the vector each element of the flat symmetric matrix stands."""
+    i = torch.arange(dim, device=device)
     high, low = torch.maximum(i[:, None], i), torch.minimum(i[:, None], i)
-    return v.index_select(1, (high * (high + 1) // 2 + low).flatten()).unflatten(1, (dim, dim))
+    return (high * (high + 1) // 2 + low).flatten()
 
 
 def triu_size(dim: int) -> int:

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# On a machine with a GPU and PyTorch: the tests that run there, then every GPU table, in under nine minutes.
+#
+#   benchmarks/gpu.sh [WHEELS] [OUT]
+#
+# WHEELS: a folder of wheels of what else gmsop needs (made by: pip download --no-deps -d WHEELS timm lightning jsonargparse
+#         ...), for a machine without internet; OUT: where the figures go, benchmarks/out if not given.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+wheels=${1:-} out=${2:-benchmarks/out}
+mkdir -p "$out"
+if [ -n "$wheels" ]; then
+    python3 -m pip install -q --no-index --no-deps --find-links "$wheels" "$wheels"/*.whl
+fi
+python3 -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"'
+export PYTHONPATH="$PWD/src"
+run() { # SECONDS NAME COMMAND...: a table that fails or is late does not cost the others
+    local limit=$1 name=$2
+    shift 2
+    echo "== $name"
+    timeout "$limit" "$@" 2>&1 | tee "$out/$name.txt" | tail -40 || echo "== $name: failed or late"
+}
+run 170 tests python3 -m pytest -q -x tests/kernels tests/ops tests/nn
+run 150 head python3 benchmarks/head.py --device cuda --json "$out/head.json"
+run 120 step python3 benchmarks/step.py --device cuda --json "$out/step.json"
+run 90 inference python3 -m gmsop.cli benchmark inference --device cuda --models 'g*p*_resnet18' --json "$out/inference.json"
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,memory.total --format=csv,noheader | tee "$out/gpu.txt"
