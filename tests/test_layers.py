@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "src" / "gmsop"
 
 FLOORS = [
     ["errors"],
-    ["files", "published"],
+    ["files", "progress", "published"],
     ["metrics"],
     ["kernels"],
     ["ops", "data"],

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,14 @@ def digest(path: str | Path, algorithm: str = "sha256") -> str:
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse at the start what would fail at the end.
+
+    Raises:
+        WriteError: less than `needed` bytes are free in `folder`.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise WriteError(f"cannot write to {folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")

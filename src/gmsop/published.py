@@ -62,3 +62,6 @@ MATCONVNET_MD5 = {
     "d89ea02e557d087622eb1ea617d516be": "gm_sop_16_8_wrn36_2",
 }
 """MD5 of the six weights files the authors released."""
+
+IMDB_MD5 = "fe50ac93f74744b970b3102e14e69768"
+"""MD5 of the authors' ImageNet-64 `imdb.mat`, 13 GB."""

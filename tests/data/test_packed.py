@@ -71,7 +71,7 @@ def test_an_exception_leaves_nothing(tmp_path, stop):
 
 def test_fewer_images_than_announced_leave_nothing(tmp_path):
     with (
-        pytest.raises(DataError, match="2 images were added, 3 announced"),
+        pytest.raises(DataError, match="2 images of train were added, 3 announced"),
         PackedWriter(tmp_path / "set", 4, {"train": 3}, NAMES, "", "box") as writer,
     ):
         for image in images(2):

@@ -1,8 +1,30 @@
 """Images in and out: the packed set, the loaders, and what makes packed sets."""
 
 from gmsop.data.folder import pack_folder
+from gmsop.data.imagenet import pack_imagenet
+from gmsop.data.imdb import pack_imdb
+from gmsop.data.inspect import contact_sheet, inspect_set
 from gmsop.data.loader import train_loader, val_loader
 from gmsop.data.packed import PackedDataset, PackedWriter
+from gmsop.data.parts import Bad, ImageFile, Options
+from gmsop.data.places365 import pack_places365
 from gmsop.data.sample import sample_path
+from gmsop.data.tiny_imagenet import pack_tiny_imagenet
 
-__all__ = ["PackedDataset", "PackedWriter", "pack_folder", "sample_path", "train_loader", "val_loader"]
+__all__ = [
+    "Bad",
+    "ImageFile",
+    "Options",
+    "PackedDataset",
+    "PackedWriter",
+    "contact_sheet",
+    "inspect_set",
+    "pack_folder",
+    "pack_imagenet",
+    "pack_imdb",
+    "pack_places365",
+    "pack_tiny_imagenet",
+    "sample_path",
+    "train_loader",
+    "val_loader",
+]

@@ -1,15 +1,15 @@
 """The bundled images: 2,000 of EuroSAT (see `eurosat_sample.md` for source and licence), packed on first use."""
 
 import os
-from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from zipfile import ZipFile
 
-from gmsop.data.folder import Entry, pack_entries
-from gmsop.data.packed import SPLITS, PackedDataset
+from gmsop.data.images import decode_rgb
+from gmsop.data.packed import SPLITS, PackedDataset, PackedWriter
 from gmsop.errors import DataError
 from gmsop.files import WriteError
+from gmsop.progress import progress_bar
 
 SOURCE = "EuroSAT sample (Helber et al. 2019, MIT licence, contains Copernicus Sentinel data)"
 
@@ -42,14 +42,15 @@ def sample_path(progress: bool = False) -> Path:
 
 def _pack(path: Path, progress: bool) -> None:
     with as_file(files("gmsop.data") / "eurosat_sample.zip") as file, ZipFile(file) as archive:
-        images = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        names = sorted({name.split("/")[1] for name in images})
-        entries = {
-            split: [
-                Entry(name, partial(archive.read, name), names.index(name.split("/")[1]))
-                for name in images
-                if name.startswith(f"{split}/")
-            ]
+        images = {
+            split: sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and n.endswith(".jpg"))
             for split in SPLITS
         }
-        pack_entries(entries, path, 64, names, SOURCE, "box", overwrite=True, progress=progress)
+        names = sorted({name.split("/")[1] for name in images["train"]})
+        counts = {split: len(members) for split, members in images.items()}
+        with (
+            PackedWriter(path, 64, counts, names, SOURCE, "box", overwrite=True) as writer,
+            progress_bar(progress) as bar,
+        ):
+            for name in bar.track([*images["train"], *images["val"]], description="packing"):
+                writer.add(decode_rgb(archive.read(name), 64, "box"), names.index(name.split("/")[1]))

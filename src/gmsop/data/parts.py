@@ -1,0 +1,243 @@
+"""Image files to a packed set, in parts: many processes, many machines, and nothing done twice after a kill.
+
+The list of files is cut into parts of 512. Each is decoded and written, whole or not at all, to `.NAME.parts` beside
+the set; when all are there they are joined. A run that finds parts of its own list takes them as they are.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gmsop.data.images import decode_rgb
+from gmsop.data.packed import SPLITS, PackedWriter, require_writable_set
+from gmsop.errors import ConfigError, DataError
+from gmsop.files import require_space, write_error, writing
+from gmsop.progress import progress_bar
+
+PART = 512
+FEW = 2 * PART
+"""So few images are decoded here: starting processes would take longer."""
+
+
+class ImageFile(NamedTuple):
+    path: Path
+    label: int
+
+
+class Bad(NamedTuple):
+    """An image that could not be read."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class Options:
+    """How to pack, whatever the source.
+
+    Attributes:
+        on_error: "stop" at images that cannot be read, all of which are named once every other is decoded; or "skip"
+            them. Skipped ones are listed in the set's description.
+        workers: processes; None for one per processor.
+        shard: (i, n): only decode the i-th of n shares of the parts, 1 to n, and join nothing. When all shares are
+            done, here or on other machines, a run without `shard` joins them.
+        overwrite: replace a set that is there.
+        progress: show a bar.
+    """
+
+    on_error: str = "stop"
+    workers: int | None = None
+    shard: tuple[int, int] | None = None
+    overwrite: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("stop", "skip"):
+            raise ConfigError(f"on_error is 'stop' or 'skip', got {self.on_error!r}")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"shard must be I/N with 1 <= I <= N, got {self.shard[0]}/{self.shard[1]}")
+
+
+def pack_files(
+    files: Mapping[str, Sequence[ImageFile]],
+    path: str | Path,
+    image_size: int,
+    class_names: Sequence[str],
+    source: str,
+    filter_name: str,
+    options: Options | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> list[Bad]:
+    """Decode, resize and pack the files of each split. Gives those that were skipped.
+
+    Raises:
+        DataError: images that cannot be read; a set is there already; parts of another list are being made there.
+        WriteError: no space, no permission.
+    """
+    options = options or Options()
+    path = Path(path)
+    require_writable_set(path, options.overwrite)
+    everything = [file for split in SPLITS for file in files.get(split, ())]
+    job = _Job(everything, image_size, filter_name, path.parent / f".{path.name}.parts")
+    job.prepare(keep_others=options.shard is not None)
+    mine = [n for n in range(job.parts) if not options.shard or n % options.shard[1] == options.shard[0] - 1]
+    missing = [n for n in mine if not job.file(n).exists()]
+    joined = 0 if options.shard else len(everything)
+    require_space(path.parent, (len(missing) * PART + joined) * image_size**2 * 3)
+    bad: list[Bad] = []
+    with progress_bar(options.progress) as bar:
+        task = bar.add_task("decoding", total=sum(map(job.size, mine)))
+        bar.advance(task, sum(job.size(n) for n in mine if n not in set(missing)))
+        for n, failures in _decode(job, missing, options):
+            bad += failures
+            bar.advance(task, job.size(n))
+    if options.on_error == "stop" and not bad:
+        bad = [failure for n in mine for failure in job.failures(n)]  # of an earlier run, which skipped them
+    if bad and options.on_error == "stop":
+        if not any(job.file(n).exists() for n in range(job.parts)):
+            shutil.rmtree(job.folder, ignore_errors=True)
+        shown = "\n".join(f"  {b.path}: {b.reason}" for b in bad[:20])
+        more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise DataError(
+            f"{len(bad)} of {len(everything)} images cannot be read:\n{shown}{more}\nMend or remove them and run again "
+            f"(what is decoded is kept), or skip them with --on_error skip"
+        )
+    if options.shard:
+        return bad
+    return _join(job, files, path, class_names, source, options, dict(extra or {}))
+
+
+@dataclass
+class _Job:
+    files: list[ImageFile]
+    image_size: int
+    filter_name: str
+    folder: Path
+
+    @property
+    def parts(self) -> int:
+        return -(-len(self.files) // PART)
+
+    def part(self, n: int) -> list[ImageFile]:
+        return self.files[n * PART : (n + 1) * PART]
+
+    def size(self, n: int) -> int:
+        return len(self.part(n))
+
+    def file(self, n: int) -> Path:
+        return self.folder / f"{n:06d}.npz"
+
+    def failures(self, n: int) -> list[Bad]:
+        with np.load(self.file(n)) as content:
+            return [Bad(self.part(n)[int(i)].path, reason) for i, reason in json.loads(str(content["bad"])).items()]
+
+    def prepare(self, keep_others: bool) -> None:
+        """Make the folder of parts, empty unless it holds parts of this very list."""
+        mark = hashlib.sha256(f"{self.image_size} {self.filter_name}\n".encode())
+        for file in self.files:
+            mark.update(f"{file.path}\t{file.label}\n".encode(errors="surrogateescape"))
+        note = self.folder / "job"
+        try:
+            if note.exists() and note.read_text() != mark.hexdigest():
+                if keep_others:
+                    raise DataError(
+                        f"{self.folder} holds parts of another list of images, size or filter: is another job writing "
+                        f"the same set? If not, remove that folder"
+                    )
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with writing(note) as temporary:
+                temporary.write_text(mark.hexdigest())
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
+
+def _decode(job: _Job, missing: list[int], options: Options) -> Iterator[tuple[int, list[Bad]]]:
+    """Decode the missing parts, in processes if it pays. Gives each part's number and failures when it is done."""
+    stop = options.on_error == "stop"
+    workers = min(options.workers or (os.cpu_count() or 1), max(1, len(missing)))
+    if workers == 1 or sum(map(job.size, missing)) <= FEW:
+        for n in missing:
+            yield n, _decode_part(job.part(n), job.file(n), job.image_size, job.filter_name, stop)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
+        try:
+            futures = {
+                pool.submit(_decode_part, job.part(n), job.file(n), job.image_size, job.filter_name, stop): n
+                for n in missing
+            }
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DataError("a process died (out of memory?). Run again to go on, with fewer workers") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its children
+
+
+def _decode_part(files: list[ImageFile], target: Path, image_size: int, filter_name: str, stop: bool) -> list[Bad]:
+    images = np.empty((len(files), image_size, image_size, 3), np.uint8)
+    bad: dict[int, str] = {}
+    for i, file in enumerate(files):
+        try:
+            images[i] = decode_rgb(file.path.read_bytes(), image_size, filter_name)
+        except OSError as error:
+            bad[i] = error.strerror or str(error)
+        except DataError as error:
+            bad[i] = str(error)
+    if not (bad and stop):
+        with writing(target) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, images=images, bad=json.dumps(bad))
+    return [Bad(files[i].path, reason) for i, reason in bad.items()]
+
+
+def _join(
+    job: _Job,
+    files: Mapping[str, Sequence[ImageFile]],
+    path: Path,
+    class_names: Sequence[str],
+    source: str,
+    options: Options,
+    extra: dict[str, Any],
+) -> list[Bad]:
+    skipped = [failure for n in range(job.parts) for failure in job.failures(n)]
+    lost = {failure.path for failure in skipped}
+    counts = {split: sum(f.path not in lost for f in files.get(split, ())) for split in SPLITS}
+    border = len(files.get("train", ()))
+    if lost:
+        extra["skipped"] = sorted(map(str, lost))
+    writer = PackedWriter(
+        path, job.image_size, counts, class_names, source, job.filter_name, options.overwrite, extra, options.progress
+    )
+    with writer, progress_bar(options.progress) as bar:
+        task = bar.add_task("joining", total=len(job.files))
+        for n in range(job.parts):
+            part = job.part(n)
+            with np.load(job.file(n)) as content:
+                images, bad = content["images"], json.loads(str(content["bad"]))
+            numbers = np.arange(len(part)) + n * PART
+            good = np.array([str(i) not in bad for i in range(len(part))], bool)
+            labels = np.array([file.label for file in part])
+            for split, wanted in (("train", good & (numbers < border)), ("val", good & (numbers >= border))):
+                if wanted.any():
+                    writer.add_batch(images[wanted], labels[wanted], split)
+            bar.advance(task, len(part))
+    shutil.rmtree(job.folder, ignore_errors=True)
+    return skipped

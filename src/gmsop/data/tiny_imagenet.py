@@ -1,0 +1,62 @@
+"""Tiny ImageNet (Stanford CS231n), in its official layout, to a packed set."""
+
+from pathlib import Path
+
+from gmsop.data.parts import Bad, ImageFile, Options, pack_files
+from gmsop.errors import DataError
+
+
+def pack_tiny_imagenet(
+    source: str | Path, path: str | Path, image_size: int = 64, filter_name: str = "box", options: Options | None = None
+) -> list[Bad]:
+    """Pack `train/WNID/images/*.JPEG` and `val/images/*.JPEG` with `val/val_annotations.txt`.
+
+    Labels follow the sorted WordNet ids; class names are the first words of `words.txt`, where it is there.
+
+    Args:
+        source: the folder, or one that holds `tiny-imagenet-200`.
+
+    Returns:
+        The images that were skipped.
+
+    Raises:
+        DataError: another layout, a line that is none, a class in val that is not in train, images that cannot be
+            read.
+        WriteError: no space, no permission.
+    """
+    source = Path(source)
+    if (source / "tiny-imagenet-200").is_dir():
+        source /= "tiny-imagenet-200"
+    annotations = source / "val" / "val_annotations.txt"
+    if not (source / "train").is_dir() or not annotations.is_file():
+        raise DataError(f"{source}: expected train/WNID/images and val/val_annotations.txt of tiny-imagenet-200")
+    wnids = sorted(folder.name for folder in (source / "train").iterdir() if (folder / "images").is_dir())
+    if not wnids:
+        raise DataError(f"{source / 'train'}: no folder WNID/images in it")
+    label = {wnid: i for i, wnid in enumerate(wnids)}
+    train = [
+        ImageFile(file, label[wnid])
+        for wnid in wnids
+        for file in sorted((source / "train" / wnid / "images").iterdir())
+        if file.suffix.lower() in (".jpeg", ".jpg")
+    ]
+    val = []
+    for i, line in enumerate(annotations.read_text().splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if wnid not in label:
+            raise DataError(f"{annotations}, line {i}: class {wnid!r} is not in train")
+        val.append(ImageFile(source / "val" / "images" / name, label[wnid]))
+    names = _names(source / "words.txt", wnids)
+    extra = {"wordnet_ids": wnids}
+    files = {"train": train, "val": val}
+    return pack_files(files, path, image_size, names, f"Tiny ImageNet, {source}", filter_name, options, extra)
+
+
+def _names(words: Path, wnids: list[str]) -> list[str]:
+    known = {}
+    if words.is_file():
+        for line in words.read_text().splitlines():
+            wnid, _, name = line.partition("\t")
+            known[wnid] = name.split(",")[0].strip()
+    return [known.get(wnid) or wnid for wnid in wnids]
