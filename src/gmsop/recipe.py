@@ -45,6 +45,8 @@ class Recipe:
         bn_momentum: share of the new batch in BatchNorm's running statistics.
         precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed, 64-true.
         num_workers: processes that read images; 0 reads in the training process.
+        loader: "memmap": images are read as needed. "resident": the whole uint8 set lies in the device's memory.
+            "auto": resident where the set takes at most a quarter of the free memory of a CUDA device. Same batches.
         seed: of the initial weights, the order of images, flips, dropout and the gate's noise.
     """
 
@@ -66,6 +68,7 @@ class Recipe:
     bn_momentum: float = 0.3
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     num_workers: int = 0
+    loader: Literal["auto", "memmap", "resident"] = "auto"
     seed: int = 0
 
     @property

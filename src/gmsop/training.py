@@ -196,10 +196,10 @@ def train(
         raise ConfigError(f"batch_size {recipe.batch_size} cannot be shared equally by {ranks} devices")
     loader = train_loader(
         train_set, recipe.batch_size // ranks, recipe.seed, recipe.flip == "both", recipe.num_workers, ranks,
-        trainer.global_rank,
+        trainer.global_rank, recipe.loader, trainer.strategy.root_device,
     )  # fmt: skip
     started = time.perf_counter()
-    judge = val_loader(val_set, recipe.batch_size, recipe.num_workers)
+    judge = val_loader(val_set, recipe.batch_size, recipe.num_workers, recipe.loader, trainer.strategy.root_device)
     try:
         trainer.fit(task, loader, judge, ckpt_path=resume, weights_only=True)
     except OSError as error:
@@ -264,8 +264,8 @@ def _check_resumable(resume: str | Path, model: PooledClassifier, recipe: Recipe
         if found[key] != wanted[key]:
             raise CheckpointError(f"{resume}: another model ({key} {found[key]}, the recipe has {wanted[key]})")
     before, now = checkpoint["gmsop"]["recipe"], recipe.to_dict()
-    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if now[key] != before.get(key)]
-    changed = [change for change in changed if not change.startswith("num_workers ")]
+    free = ("num_workers", "loader")  # which change no batch
+    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if now[k] != before.get(k) and k not in free]
     if changed:
         raise ConfigError(f"{resume}: a run is resumed by its own recipe, but {'; '.join(changed)}")
     if checkpoint["epoch"] + 1 >= recipe.total_epochs:

@@ -1,7 +1,11 @@
 import numpy as np
+import pytest
 import torch
 
 from gmsop.data import PackedDataset, PackedWriter, sample_path, train_loader, val_loader
+from gmsop.data.resident import fits
+from gmsop.data.sampler import EpochSampler
+from gmsop.errors import ConfigError
 
 
 def numbered(path, count):
@@ -80,3 +84,49 @@ def test_a_damaged_sample_is_made_again(sample):
     file.write_bytes(file.read_bytes()[:-1])
     assert sample_path() == sample
     assert len(PackedDataset(sample, "train", verify=True)) == 1500
+
+
+def test_unequal_ranks_never_share_an_image(tmp_path):
+    dataset = numbered(tmp_path / "set", 23)
+    parts = [seen(train_loader(dataset, 3, 0, num_replicas=4, rank=r), 2) for r in range(4)]
+    assert [len(p) for p in parts] == [5] * 4
+    assert len({i for p in parts for i in p}) == 20
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("count", [23, 21, 12])
+def test_a_resident_set_gives_the_same_batches(tmp_path, count, mirrored):
+    dataset = numbered(tmp_path / "set", count)
+    loaders = [train_loader(dataset, 5, 7, mirrored, kind=kind) for kind in ("memmap", "resident")]
+    loaders += [val_loader(dataset, 5, kind=kind) for kind in ("memmap", "resident")]
+    for a, b in (loaders[:2], loaders[2:]):
+        for epoch in range(2):
+            for loader in (a, b):
+                if isinstance(loader.sampler, EpochSampler):
+                    loader.sampler.set_epoch(epoch)
+            batches = [list(loader) for loader in (a, b)]
+            assert len(batches[0]) == len(batches[1]) == len(a) == len(b)
+            for (x, y), (u, v) in zip(*batches, strict=True):
+                assert torch.equal(x, u)
+                assert torch.equal(y, v)
+
+
+@pytest.mark.parametrize("kind", ["memmap", "resident"])
+def test_an_epoch_can_be_entered_anywhere(tmp_path, kind):
+    loader = train_loader(numbered(tmp_path / "set", 23), 5, seed=0, kind=kind)
+    whole = seen(loader, 3)
+    loader.sampler.set_epoch(3, start=10)
+    assert [image.max().item() for images, _ in loader for image in images] == whole[10:]
+    assert seen(loader, 3) == whole
+
+
+def test_auto_is_resident_where_there_is_room(tmp_path, monkeypatch):
+    dataset = numbered(tmp_path / "set", 23)
+    device = torch.device("cuda")
+    for free, expected in ((4 * dataset.images.nbytes, True), (4 * dataset.images.nbytes - 4, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        assert fits(dataset, device) == expected
+    assert not fits(dataset, torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    with pytest.raises(ConfigError, match="does not fit"):
+        train_loader(dataset, 5, 0, kind="resident", device=device)

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from gmsop.data.packed import PackedDataset
+from gmsop.data.resident import ResidentLoader, fits, require_room
+from gmsop.data.sampler import EpochSampler
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -27,7 +29,10 @@ class _Batches(Dataset[Any]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        flip, rows = np.divmod(np.asarray(indices), len(self.dataset))
+        rows = np.asarray(indices)
+        if not self.mirrored:
+            return self.dataset.images[rows], self.dataset.labels[rows]
+        flip, rows = np.divmod(rows, len(self.dataset))
         images = self.dataset.images[rows]
         images[flip == 1] = images[flip == 1, :, ::-1]
         return images, self.dataset.labels[rows]
@@ -38,6 +43,9 @@ def _to_tensors(batch: Any) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
+Loader = DataLoader[tuple[Tensor, Tensor]] | ResidentLoader
+
+
 def train_loader(
     dataset: PackedDataset,
     batch_size: int,
@@ -46,20 +54,32 @@ def train_loader(
     num_workers: int = 0,
     num_replicas: int = 1,
     rank: int = 0,
-) -> DataLoader[tuple[Tensor, Tensor]]:
+    kind: str = "memmap",
+    device: torch.device | None = None,
+) -> Loader:
     """Shuffled batches: images (b, S, S, 3) uint8 and labels (b,).
 
     The order depends on `seed` and the epoch alone (`loader.sampler.set_epoch`, which Lightning calls): a run can be
-    continued at any epoch. The last batch may be smaller; one image left over, of which BatchNorm can make no
-    statistics, waits for another epoch.
+    continued at any epoch, or with `set_epoch(epoch, start)` within one. The last batch may be smaller; one image left
+    over, of which BatchNorm can make no statistics, waits for another epoch.
 
     Args:
         mirrored: every epoch shows each image twice, once flipped left to right.
+        kind: "memmap": read from the disk (or what the system keeps of it) as needed. "resident": the whole set in the
+            memory of `device`, batches made there. "auto": resident if the set takes at most a quarter of the free
+            memory of a CUDA device. All give the same batches.
+        device: of the training; only looked at for "resident" and "auto".
+
+    Raises:
+        ConfigError: "resident", and the set does not fit.
     """
-    batches = _Batches(dataset, mirrored)
-    sampler: DistributedSampler[Any] = DistributedSampler(batches, num_replicas, rank, shuffle=True, seed=seed)
+    sampler = EpochSampler(len(dataset) * (2 if mirrored else 1), seed, num_replicas, rank)
+    device = device or torch.device("cpu")
+    if kind == "resident" or (kind == "auto" and fits(dataset, device)):
+        require_room(dataset, device)
+        return ResidentLoader(dataset, batch_size, sampler, device, mirrored, drop_single=True)
     return DataLoader(
-        batches,
+        _Batches(dataset, mirrored),
         batch_size,
         sampler=sampler,
         num_workers=num_workers,
@@ -71,8 +91,18 @@ def train_loader(
     )
 
 
-def val_loader(dataset: PackedDataset, batch_size: int, num_workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
-    """All images once, in order: images (b, S, S, 3) uint8 and labels (b,)."""
+def val_loader(
+    dataset: PackedDataset,
+    batch_size: int,
+    num_workers: int = 0,
+    kind: str = "memmap",
+    device: torch.device | None = None,
+) -> Loader:
+    """All images once, in order: images (b, S, S, 3) uint8 and labels (b,). `kind` and `device` as `train_loader`."""
+    device = device or torch.device("cpu")
+    if kind == "resident" or (kind == "auto" and fits(dataset, device)):
+        require_room(dataset, device)
+        return ResidentLoader(dataset, batch_size, SequentialSampler(dataset), device)
     return DataLoader(
         _Batches(dataset, mirrored=False),
         batch_size,

@@ -26,7 +26,7 @@ from gmsop.files import require_space, write_error, writing
 from gmsop.progress import progress_bar
 
 PART = 512
-FEW = 2 * PART
+FEW = 16 * PART
 """So few images are decoded here: starting processes would take longer."""
 
 

@@ -1,0 +1,71 @@
+"""A loader that keeps the whole uint8 set on the device: shuffling and flips are whole-batch operations there."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from gmsop.data.packed import PackedDataset
+from gmsop.data.sampler import EpochSampler
+from gmsop.errors import ConfigError
+
+SHARE = 0.25
+"""Of the free device memory that `fits` grants a set; the rest is for the training."""
+
+
+class ResidentLoader:
+    """Batches as `train_loader` and `val_loader` give them, the same images in the same order, already on `device`.
+
+    Args:
+        sampler: of indices; where `mirrored`, twice as many as there are images.
+        mirrored: index n + i is image i flipped left to right.
+        drop_single: leave out a last batch of one image, of which BatchNorm can make no statistics.
+    """
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        batch_size: int,
+        sampler: EpochSampler | SequentialSampler,
+        device: torch.device,
+        mirrored: bool = False,
+        drop_single: bool = False,
+    ) -> None:
+        self.batch_size, self.sampler, self.mirrored, self.drop_single = batch_size, sampler, mirrored, drop_single
+        self.images = torch.from_numpy(np.array(dataset.images)).to(device)
+        self.labels = torch.from_numpy(np.array(dataset.labels)).to(device)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        return whole + (rest > (1 if self.drop_single and whole else 0))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.tensor(list(self.sampler), dtype=torch.long, device=self.images.device)
+        for indices in order.split(self.batch_size):
+            if self.drop_single and len(indices) == 1 and len(self.sampler) > 1:
+                return
+            rows = indices % len(self.images)
+            images = self.images.index_select(0, rows)
+            if self.mirrored:
+                flipped = (indices >= len(self.images))[:, None, None, None]
+                images = torch.where(flipped, images.flip(2), images)
+            yield images, self.labels[rows]
+
+
+def fits(dataset: PackedDataset, device: torch.device) -> bool:
+    """Whether the set takes at most a quarter of the free memory of `device`. On a CPU never: the memory map is
+    already in the memory that is free, and shared by all who read it."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return dataset.images.nbytes <= SHARE * free
+
+
+def require_room(dataset: PackedDataset, device: torch.device) -> None:
+    """Raises:
+    ConfigError: the set is larger than the free memory of `device`.
+    """
+    if device.type == "cuda" and dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+        raise ConfigError(f"loader: resident, but {dataset.path} does not fit in the memory of {device}; use memmap")

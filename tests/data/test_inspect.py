@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from PIL import Image
+from release import release
+
+from gmsop.cli import main
+from gmsop.data import PackedDataset, PackedWriter, contact_sheet, inspect_set
+from gmsop.errors import DataError
+
+
+@pytest.fixture
+def mixed(tmp_path, sample):
+    """Seven training images of two of three classes; val holds two of them again and one of its own."""
+    images = PackedDataset(sample, "train").images
+    path = tmp_path / "set"
+    with PackedWriter(path, 64, {"train": 7, "val": 3}, ["ash", "b\u00fcche", "elm"], "a test", "box") as writer:
+        for i in (*range(7), 4, 9, 2):
+            writer.add(images[i], 0 if i < 5 else 1)
+    return path
+
+
+def test_findings(mixed, sample):
+    found = inspect_set(mixed)
+    assert found.class_counts == {"train": [5, 2, 0], "val": [2, 1, 0]}
+    assert found.duplicates == [(4, 0), (2, 2)]
+    pixels = PackedDataset(sample, "train").images[:7].reshape(-1, 3).astype(float)
+    np.testing.assert_allclose(found.rgb_mean, pixels.mean(0))
+    np.testing.assert_allclose(found.rgb_std, pixels.std(0))
+
+
+def test_commands(mixed, tmp_path, capfd):
+    assert main(["data", "inspect", str(mixed)]) == 0
+    printed = capfd.readouterr().out
+    assert "without a training image: elm" in printed
+    assert "val that stand in train, too: 2" in printed
+    with Image.open(f"{mixed}.png") as sheet:
+        assert sheet.size == (800, 114)
+    assert main(["data", "verify", str(mixed)]) == 0
+    file = mixed / "images.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert main(["data", "verify", str(mixed)]) == 1
+    assert "damaged" in capfd.readouterr().err
+    assert main(["data", "inspect", str(tmp_path)]) == 1
+
+
+def test_a_sheet_of_a_split_that_is_not_there(mixed, tmp_path):
+    contact_sheet(mixed, tmp_path / "val.png", "val")
+    with pytest.raises(DataError, match="no split"):
+        contact_sheet(mixed, tmp_path / "x.png", "test")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["imagenet", "--filter=box"], "has no option --filter"),
+        (["imdb", "--shard=1/2"], "has no option --shard"),
+        (["places365", "--shard=half"], "--shard is I/N"),
+        (["folder", "--on_error=maybe"], "on_error"),
+        (["imagenet", "--size=63"], "63"),
+        (["imdb", "--class_names=/nowhere"], "cannot be read"),
+        (["tiny-imagenet"], "no such"),
+    ],
+)
+def test_prepare_mistakes(argv, message, tmp_path, capfd):
+    status = main(["prepare", argv[0], f"--source={tmp_path / 'x'}", f"--out={tmp_path / 'set'}", *argv[1:]])
+    assert status == 1
+    assert message in capfd.readouterr().err or message == "no such"
+
+
+def test_prepare_prints_what_it_made(tmp_path, sample, capfd):
+    release(tmp_path / "down", sample, "npz")
+    assert main(["prepare", "imagenet", f"--source={tmp_path / 'down'}", f"--out={tmp_path / 'set'}"]) == 0
+    assert "30 train, 3 val, 1000 classes, 64 x 64 pixels" in capfd.readouterr().out
