@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 import gmsop
 from gmsop.checkpoint import load_model
-from gmsop.data import PackedDataset
-from gmsop.errors import CheckpointError, ConfigError, DataError
+from gmsop.data import PackedDataset, train_loader
+from gmsop.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gmsop.evaluation import evaluate
 from gmsop.metrics import read_metrics
 from gmsop.ops import balance_loss
@@ -266,3 +266,27 @@ def test_a_disk_that_fills_up_is_told_and_the_checkpoints_stay(small_set, tmp_pa
     for name in ("best.ckpt", "last.ckpt"):
         assert load_model(tmp_path / "x" / name).num_classes == 10
     assert sorted(read_metrics(tmp_path / "x" / "metrics.csv"))[0] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(small_set, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train(recipe(epochs=[1]), small_set, out)  # leaves a good checkpoint
+    good = (out / "last.ckpt").read_bytes()
+    original = TrainingTask.on_train_batch_start
+
+    def poison(self, batch, index):
+        if index == 1:
+            with torch.no_grad():
+                self.model.pool.components[2].conv1.weight.fill_(torch.nan)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "on_train_batch_start", poison)
+    (out / "last.ckpt").rename(tmp_path / "good.ckpt")
+    for name in ("best.ckpt", "metrics.csv", "model.safetensors"):
+        (out / name).unlink()
+    with pytest.raises(TrainingError, match=r"step 1 \(epoch 1, batch 2\); it began in pool") as caught:
+        train(recipe(epochs=[2]), small_set, out)
+    assert "no epoch was finished" in str(caught.value)
+    assert (tmp_path / "good.ckpt").read_bytes() == good
+    order = train_loader(PackedDataset(small_set, "train"), 30, 0).sampler
+    assert str(list(order)[30:60]) in str(caught.value)

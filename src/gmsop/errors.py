@@ -29,3 +29,7 @@ class CheckpointError(GmsopError, RuntimeError):
 
 class DataError(GmsopError, ValueError):
     """Images, labels or a packed set that are not what they should be."""
+
+
+class TrainingError(GmsopError, RuntimeError):
+    """A run that cannot go on."""

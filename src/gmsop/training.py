@@ -19,7 +19,7 @@ from gmsop.assembly import OPTIONS
 from gmsop.checkpoint import describe, load_model, read_training_checkpoint, save_model
 from gmsop.curves import plot_curves
 from gmsop.data import PackedDataset, train_loader, val_loader
-from gmsop.errors import CheckpointError, ConfigError, DataError
+from gmsop.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gmsop.evaluation import Evaluation, EvaluationTask, require_fit
 from gmsop.files import write_error, writing
 from gmsop.metrics import log_epoch
@@ -65,10 +65,28 @@ class TrainingTask(EvaluationTask):
         self._log_mean("train/loss", loss, len(labels), prog_bar=True)
         self._log_mean("train/top1_error", 100 * (logits.argmax(1) != labels).float().mean(), len(labels))
         if routing is not None:
-            balance = balance_loss(routing.dense)
+            balance = balance_loss(routing.dense, across_ranks=True)
             self._log_mean("train/balance_loss", balance, len(labels))
-            loss = loss + self.recipe.balance_weight / len(labels) * balance
+            ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+            loss = loss + self.recipe.balance_weight / (len(labels) * ranks) * balance
+        if not loss.isfinite():
+            self._stop(images, index)
         return loss
+
+    def _stop(self, images: Tensor, index: int) -> None:
+        """Say all that is known of a loss that is not finite."""
+        loader: Any = self.trainer.train_dataloader
+        loader.sampler.set_epoch(self.current_epoch)
+        size = loader.batch_size
+        indices = list(loader.sampler)[index * size : (index + 1) * size]
+        layer = first_non_finite(self.model, self.prepare(images)) or "the loss itself: all layers are finite"
+        saved = self.metrics_file and self.metrics_file.parent / "last.ckpt"
+        good = f"the last good checkpoint is {saved}" if saved and saved.exists() else "no epoch was finished"
+        where = f"step {self.global_step} (epoch {self.current_epoch + 1}, batch {index + 1})"
+        raise TrainingError(
+            f"the loss is not finite in {where}; it began in {layer}; the batch's images in the training set: "
+            f"{indices}; {good}. A smaller --lr is the first thing to try"
+        )
 
     def _log_mean(self, name: str, value: Tensor, count: int, prog_bar: bool = False) -> None:
         self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=count, prog_bar=prog_bar)
@@ -122,6 +140,28 @@ class TrainingTask(EvaluationTask):
         checkpoint["gmsop"] = {"model": describe(self.model), "recipe": self.recipe.to_dict()}
 
 
+@torch.no_grad()
+def first_non_finite(model: nn.Module, images: Tensor) -> str | None:
+    """Name of the first module, innermost first, that gives a value that is not finite."""
+    found: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            tensors = [t for t in (output if isinstance(output, tuple) else (output,)) if isinstance(t, Tensor)]
+            if not all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point()):
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
+    try:
+        model(images)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found[0] if found else None
+
+
 class EpochLines(Callback):
     """One line per epoch, kept on the screen above the progress bar."""
 
@@ -156,6 +196,7 @@ def train(
         ConfigError: a recipe value that cannot work; `out` already holds a run and `resume` is not given; `resume` is
             of another recipe, or complete.
         DataError: `data` is no valid packed set, or of another image size than the recipe's.
+        TrainingError: the loss is not finite any more; the text says where it began and what checkpoint is good.
         CheckpointError: `resume` is missing, damaged, or of another model.
         KeyboardInterrupt: Ctrl-C; its text says how to go on.
     """

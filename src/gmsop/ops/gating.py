@@ -3,6 +3,8 @@
 Axes: B images, N components, K = top_k, F gate features.
 """
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
@@ -93,7 +95,7 @@ def dense_gates(gates: Tensor, indices: Tensor, num_components: int) -> Tensor:
     return gates.new_zeros(gates.shape[0], num_components).scatter(1, indices, gates)
 
 
-def balance_loss(gates: Tensor) -> Tensor:
+def balance_loss(gates: Tensor, across_ranks: bool = False) -> Tensor:
     """Squared coefficient of variation of the components' total weight over the batch, `(std(w) / mean(w))^2`.
 
     The standard deviation is the unbiased one (N - 1). Weight 1: the paper adds 100 times this to a cross-entropy
@@ -102,6 +104,9 @@ def balance_loss(gates: Tensor) -> Tensor:
 
     Args:
         gates: weights of all components, (B, N), as `dense_gates` gives them.
+        across_ranks: the batch is that of all ranks together (of `torch.distributed`, where it is initialised). Every
+            rank gets the same loss, and gradients whose mean over the ranks, which is what `DistributedDataParallel`
+            takes, is that of one process with the whole batch.
 
     Returns:
         Scalar. Its gradient is finite also at perfect balance, where that of `std` is not.
@@ -113,4 +118,22 @@ def balance_loss(gates: Tensor) -> Tensor:
     if gates.shape[1] == 1:
         return gates.sum() * 0
     load = gates.sum(0)
+    if across_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
+        load = _SumOverRanks.apply(load)
     return load.var() / load.mean().square()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Each rank's value reaches the loss of every rank: so the gradient, too, is summed over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        torch.distributed.all_reduce(total)
+        return total
