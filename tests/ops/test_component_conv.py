@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from gmsop import ops
 from gmsop.errors import ConfigError
 from gmsop.ops import naive
 
+module = importlib.import_module("gmsop.ops.component_conv")  # the package shows the function of that name
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -99,3 +102,15 @@ def test_what_does_not_fit_together():
             ops.component_conv(*wrong)
     with pytest.raises(ConfigError, match="share out"):
         ops.component_conv(x, weights, chosen[:-1])
+
+
+def test_the_way_of_other_devices():
+    """What runs where there is neither a CPU nor a kernel: an Apple or Intel GPU, or CUDA without Triton."""
+    x, weights, chosen = case()
+    out, expected = module._component_conv._init_fn(x.detach(), weights, chosen), oracle(x, weights, chosen)
+    assert relative_error(out, expected) < 1e-12
+    probe = torch.randn_like(expected)
+    found = module._backward._init_fn(probe, out.detach(), x.detach(), weights, chosen, True, True)
+    gradients = torch.autograd.grad(expected, [x, *weights], probe)
+    assert relative_error(found[0], gradients[0]) < 1e-12
+    assert relative_error(found[1], torch.stack(gradients[1:])) < 1e-12

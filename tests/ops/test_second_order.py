@@ -115,3 +115,28 @@ def test_bad_features(x):
 def test_bad_number_of_iterations():
     with pytest.raises(ConfigError, match="at least 1"):
         ops.second_order_pool(torch.randn(2, 3, 4), 0)
+
+
+@pytest.mark.parametrize("failing", ["second_order_forward", "second_order_backward"])
+def test_a_kernel_that_cannot_run_costs_one_warning(failing, monkeypatch, caplog):
+    pytest.importorskip("triton")
+    from gmsop.kernels import second_order as kernel
+
+    def cannot(*_):
+        raise RuntimeError("out of shared memory")
+
+    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    monkeypatch.setattr(kernels, "_failed", set())
+    monkeypatch.setattr(kernel, failing, cannot)
+    x = torch.randn(2, 20, 11, device=DEVICES[-1], requires_grad=True)
+    probe = torch.randn(2, 210, device=DEVICES[-1])
+    exact = x.detach().cpu().double().requires_grad_()
+    expected = oracle(exact, 3)
+    (expected_gradient,) = torch.autograd.grad(expected, exact, probe.cpu().double())
+    for _ in range(2):
+        out = ops.second_order_pool(x)
+        (gradient,) = torch.autograd.grad(out, x, probe)
+        assert relative_error(out.cpu(), expected) < 1e-5
+        assert relative_error(gradient.cpu(), expected_gradient) < 1e-5
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "out of shared memory" in caplog.text

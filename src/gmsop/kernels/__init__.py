@@ -4,10 +4,14 @@ import functools
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
 log = logging.getLogger("gmsop")
+_failed: set[str] = set()
 
 
 @functools.cache
@@ -30,3 +34,18 @@ def usable(device: torch.device) -> bool:
     if reason:
         log.info("gmsop's Triton kernels are not used on %s: %s", device, reason)
     return not reason
+
+
+def attempt(name: str, run: Callable[[], T]) -> T | None:
+    """What `run` gives, or None if it cannot: a kernel that does not compile on this GPU, or does not fit, costs speed
+    and one warning, not the run. It is not tried again."""
+    if name in _failed:
+        return None
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        _failed.add(name)
+        log.warning("gmsop's kernel %s does not run here, going on without it: %s", name, error)
+        return None

@@ -4,6 +4,7 @@ B images, N components, K chosen per image, P = B * K pairs; pair b * K + k is i
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +62,10 @@ def _component_conv(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Ten
         if kernels.usable(x.device) and x.dtype != torch.float64:
             from gmsop.kernels.component_conv import component_conv_forward
 
-            return component_conv_forward(x, torch.stack(list(weights)).to(x.dtype), chosen, product_precision())
+            weight = torch.stack(list(weights)).to(x.dtype)
+            run = partial(component_conv_forward, x, weight, chosen, product_precision())
+            if (found := kernels.attempt("component_conv_forward", run)) is not None:
+                return found
         return _picked(x, torch.stack(list(weights)).to(x.dtype), chosen).relu_()
 
 
@@ -90,15 +94,9 @@ def _backward(
     grad_x, grad_weight = x.new_empty(0), weights[0].new_empty(0)
     with no_autocast(x):
         if kernels.usable(x.device) and x.dtype != torch.float64:
-            from gmsop.kernels import component_conv as kernel
-
-            how = product_precision()
-            if need_x:
-                weight = torch.stack(list(weights)).to(x.dtype)
-                grad_x = kernel.component_conv_backward_input(grad, out, weight, chosen, len(x), how)
-            if need_weights:
-                grad_weight = kernel.component_conv_backward_weight(grad, out, x, chosen, len(weights), how)
-            return grad_x, grad_weight.to(weights[0].dtype)
+            run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights)
+            if (found := kernels.attempt("component_conv_backward", run)) is not None:
+                return found
         grad = torch.ops.aten.threshold_backward(grad, out, 0)
         top_k = len(chosen) // max(len(x), 1)
         if need_x:
@@ -109,6 +107,20 @@ def _backward(
             products = torch.bmm(grad, x.repeat_interleave(top_k, 0).mT).to(weights[0].dtype)
             grad_weight = products.new_zeros(len(weights), *products.shape[1:]).index_add_(0, chosen, products)
     return grad_x, grad_weight
+
+
+def _by_kernel(
+    grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
+) -> tuple[Tensor, Tensor]:
+    from gmsop.kernels import component_conv as kernel
+
+    grad_x, grad_weight, how = x.new_empty(0), weights[0].new_empty(0), product_precision()
+    if need_x:
+        weight = torch.stack(list(weights)).to(x.dtype)
+        grad_x = kernel.component_conv_backward_input(grad, out, weight, chosen, len(x), how)
+    if need_weights:
+        grad_weight = kernel.component_conv_backward_weight(grad, out, x, chosen, len(weights), how)
+    return grad_x, grad_weight.to(weights[0].dtype)
 
 
 @_backward.register_kernel("cpu")

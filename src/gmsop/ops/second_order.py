@@ -6,6 +6,7 @@ kernel takes D up to 128 and keeps only the features for its backward pass, comp
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,7 +58,9 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_forward
 
-            return second_order_forward(x, num_iters, product_precision()), kept
+            run = partial(second_order_forward, x, num_iters, product_precision())
+            if (found := kernels.attempt("second_order_forward", run)) is not None:
+                return found, kept
         where = triu_positions(x.shape[1], x.device)
         for part in _parts(x):
             y, root = _root(at_least_float32(x[part]), num_iters, kept[:, part])
@@ -76,12 +79,20 @@ def _second_order_pool_backward(x: Tensor, kept: Tensor, grad: Tensor, num_iters
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_backward
 
-            return second_order_backward(x, grad, num_iters, product_precision())
+            run = partial(second_order_backward, x, grad, num_iters, product_precision())
+            if (found := kernels.attempt("second_order_backward", run)) is not None:
+                return found
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         where = full_positions(x.shape[1], x.device)
         for part in _parts(x):
             # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
-            g = grad[part].to(kept.dtype).index_select(1, where).unflatten(1, (x.shape[1],) * 2).mul_(0.5)
+            g = (
+                grad[part]
+                .to(torch.promote_types(x.dtype, torch.float32))
+                .index_select(1, where)
+                .unflatten(1, (x.shape[1],) * 2)
+                .mul_(0.5)
+            )
             g.diagonal(dim1=1, dim2=2).mul_(2)
             _root_backward(at_least_float32(x[part]), g, num_iters, kept[:, part], out[part])
         return out
@@ -127,7 +138,7 @@ def _root(x: Tensor, num_iters: int, kept: Tensor) -> tuple[Tensor, Tensor]:
 def _root_backward(x: Tensor, g: Tensor, num_iters: int, kept: Tensor, out: Tensor) -> None:
     """Write dL/dx to `out`, for symmetric `g` = dL/d(sqrt(trace) Y_T)."""
     a, _, inverse_root = normalise(kept[0] if len(kept) else covariance_forward(x))
-    if num_iters == 3:
+    if len(kept):
         d, g_dot_root = three_iterations_backward(a, Kept(*kept[1:]), g)
     else:
         d, g_dot_root = iterations_backward(a, g, num_iters)
