@@ -11,8 +11,8 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from gmsop.data.packed import PackedWriter
 from gmsop.data.safe_pickle import load_arrays
+from gmsop.data.writer import PackedWriter
 from gmsop.errors import ConfigError, DataError
 from gmsop.progress import progress_bar
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gmsop.data.packed import SPLITS, PackedWriter
+from gmsop.data.packed import SPLITS
+from gmsop.data.writer import PackedWriter
 from gmsop.errors import DataError
 from gmsop.files import digest
 from gmsop.progress import progress_bar

@@ -7,11 +7,7 @@
 Memory does not grow with the set: pages are read as images are, and shared by all processes that map the file.
 """
 
-import hashlib
 import json
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from gmsop.errors import ConfigError, DataError
-from gmsop.files import digest, require_space, write_error
-from gmsop.progress import progress_bar
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from gmsop.errors import DataError
+from gmsop.files import digest
 
 FORMAT, VERSION = "gmsop-packed", 1
 SPLITS = ("train", "val")
@@ -35,181 +25,6 @@ VERIFY_BELOW = 256 * 2**20
 """Sets smaller than this many bytes are checked against their checksums whenever they are opened."""
 
 Image = NDArray[np.uint8]
-
-
-class PackedWriter:
-    """Writes a packed set under a temporary name, `.NAME.part` beside; `close` makes it appear at `path`, whole.
-
-    Use as a context manager: on any exception, or if other numbers of images were added than announced, nothing
-    appears. What a killed writer left is unfinished by its name, and the next one replaces it.
-
-    Args:
-        path: the folder to make. Must not exist, unless `overwrite`.
-        image_size: S.
-        splits: number of images of each split, in the order they will be added: `{"train": 1500, "val": 500}`. None
-            for a number that is not known beforehand: then `add` and `add_batch` have to say the split.
-        class_names: label i is `class_names[i]`.
-        source: where the images come from, for people.
-        filter_name: how they were resized, for people.
-        overwrite: replace the set at `path`; it stays until the new one is complete. (Killed in the very moment of the
-            exchange, it is found in `.NAME.old` beside, and put back by the next writer.)
-        extra: further entries of the description, kept as they are.
-        progress: show a bar while `close` reads back what was written.
-
-    Raises:
-        DataError: `path` exists, or somebody else is writing it; an image of another shape or type; a label out of
-            range; too many images.
-        WriteError: no space (asked before anything is written), no permission. What stood at `path` is intact.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        image_size: int,
-        splits: Mapping[str, int | None],
-        class_names: Sequence[str],
-        source: str,
-        filter_name: str,
-        overwrite: bool = False,
-        extra: Mapping[str, Any] | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        if self.path.is_symlink():  # what it points to is replaced, not the link
-            self.path = self.path.resolve()
-        known = [n for n in splits.values() if n is not None]
-        if list(splits) != [name for name in SPLITS if name in splits] or not splits or min(known, default=0) < 0:
-            raise ConfigError(f"splits must be counts of {' and '.join(SPLITS)}, in this order; got {dict(splits)}")
-        require_writable_set(self.path, overwrite)
-        self.image_size, self.announced, self.class_names = image_size, dict(splits), list(class_names)
-        self.source, self.filter_name = source, filter_name
-        self.extra, self.progress = dict(extra or {}), progress
-        self.counts = dict.fromkeys(splits, 0)
-        self._labels: list[NDArray[np.int64]] = []
-        self._hash = hashlib.sha256()
-        self._histogram = np.zeros((3, 256), np.int64)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _put_back(self.path)
-            require_space(self.path.parent, sum(known) * image_size**2 * 3)
-            self._folder = self.path.parent / f".{self.path.name}.part"
-            self._lock = _Lock(self.path.parent / f".{self.path.name}.lock")
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir()
-            self._file = (self._folder / "images.npy").open("wb")
-            self._write_header(0)  # NumPy leaves room for the number to grow
-            self._header_size = self._file.tell()
-        except OSError as error:
-            raise write_error(path, error) from error
-
-    def add(self, image: Image, label: int, split: str | None = None) -> None:
-        """Append one image, (S, S, 3) uint8 RGB."""
-        self.add_batch(image[None], np.array([label]), split)
-
-    def add_batch(self, images: Image, labels: NDArray[Any], split: str | None = None) -> None:
-        """Append images, (k, S, S, 3) uint8 RGB, of one split."""
-        total = sum(self.counts.values())
-        shape = (self.image_size, self.image_size, 3)
-        if images.shape[1:] != shape or images.dtype != np.uint8:
-            raise DataError(f"image {total}: expected uint8 {shape}, got {images.dtype} {images.shape[1:]}")
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_names)))
-        if len(wrong):
-            first = wrong[0]
-            raise DataError(f"image {total + first}: label {labels[first]} is not in 0..{len(self.class_names) - 1}")
-        split = split or self._next_split()
-        last = list(self.counts).index(split) == len(self.counts) - 1
-        if not last and self.counts[list(self.counts)[-1]]:
-            raise DataError(f"image {total}: of {split}, after one of {list(self.counts)[-1]}")
-        announced = self.announced[split]
-        if announced is not None and self.counts[split] + len(images) > announced:
-            raise DataError(f"more images of {split} than the {announced} announced")
-        block = np.ascontiguousarray(images)
-        try:
-            self._file.write(block.data)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        self._hash.update(block.data)
-        self._labels.append(np.asarray(labels, np.int64))
-        self.counts[split] += len(images)
-        if split == next(iter(self.counts)):  # mean and deviation are those of the training images
-            for channel in range(3):
-                self._histogram[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
-
-    def close(self) -> None:
-        """Check that all announced images came and are on the disk as they were added, move the folder into place."""
-        for split, count in self.counts.items():
-            if self.announced[split] not in (None, count):
-                raise DataError(f"{self.path}: {count} images of {split} were added, {self.announced[split]} announced")
-        pixels = max(1, int(self._histogram[0].sum()))
-        values = np.arange(256)
-        mean = self._histogram @ values / pixels
-        std = np.sqrt(np.maximum(self._histogram @ values**2 / pixels - mean**2, 0))
-        labels = np.concatenate([np.zeros(0, np.int64), *self._labels])
-        try:
-            self._file.seek(0)
-            self._write_header(len(labels))
-            self._file.close()
-            np.save(self._folder / "labels.npy", labels)
-            meta = {
-                "format": FORMAT,
-                "version": VERSION,
-                "image_size": self.image_size,
-                "splits": self.counts,
-                "class_names": self.class_names,
-                "rgb_mean": mean.tolist(),
-                "rgb_std": std.tolist(),
-                "source": self.source,
-                "filter": self.filter_name,
-                **self.extra,
-                "sha256": {
-                    "images.npy": self._read_back(),
-                    "labels.npy": digest(self._folder / "labels.npy"),
-                },
-            }
-            (self._folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
-            _replace_folder(self._folder, self.path)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-
-    def __enter__(self) -> "PackedWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.close()
-        finally:
-            with suppress(OSError):  # on a full disk the last block cannot be flushed, and is not wanted any more
-                self._file.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._lock.release()
-
-    def _next_split(self) -> str:
-        for split, count in self.announced.items():
-            if count is None:
-                raise ConfigError("the split of an image must be said where the number of images is not announced")
-            if self.counts[split] < count:
-                return split
-        raise DataError(f"more images than the {sum(self.counts.values())} announced")
-
-    def _write_header(self, count: int) -> None:
-        shape = (count, self.image_size, self.image_size, 3)
-        np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-    def _read_back(self) -> str:
-        """Checksum of the images as they lie on the disk, whose pixels must be those that were added."""
-        whole, body = hashlib.sha256(), hashlib.sha256()
-        file = self._folder / "images.npy"
-        with progress_bar(self.progress) as bar, file.open("rb") as stream:
-            task = bar.add_task("verifying", total=file.stat().st_size)
-            whole.update(stream.read(self._header_size))
-            while block := stream.read(1 << 22):
-                whole.update(block)
-                body.update(block)
-                bar.advance(task, len(block))
-        if body.digest() != self._hash.digest():
-            raise DataError(f"{file}: the disk gave back other pixels than were written")
-        return whole.hexdigest()
 
 
 class PackedDataset(Dataset[tuple[Image, int]]):
@@ -315,57 +130,3 @@ def _open(file: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     if array.shape != shape or array.dtype != dtype:
         raise DataError(f"{file}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
     return array
-
-
-def require_writable_set(path: Path, overwrite: bool) -> None:
-    """Whether a set may be written to `path`.
-
-    Raises:
-        DataError: something else is there, or a set and `overwrite` is not given.
-    """
-    if path.exists():
-        if not path.is_dir() or not {child.name for child in path.iterdir()} <= FILES:
-            raise DataError(f"{path} holds something else than a packed set: it will not be overwritten")
-        if not overwrite:
-            raise DataError(f"{path} already exists; choose another folder or pass --overwrite")
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    """Move `new` to `path`. A folder cannot be replaced in one step: the old one steps aside first, then goes."""
-    if not path.exists():
-        new.rename(path)
-        return
-    aside = path.parent / f".{path.name}.old"
-    path.rename(aside)
-    try:
-        new.rename(path)
-    except OSError:
-        aside.rename(path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _put_back(path: Path) -> None:
-    """Undo an exchange that was killed half-way; clear away the old set of one that was killed at its end."""
-    aside = path.parent / f".{path.name}.old"
-    if aside.is_dir() and not path.exists():
-        aside.rename(path)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-class _Lock:
-    """Held by a living process only: the system lets go of it when the process dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("w")
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise DataError(f"{path.parent / path.name[1:-5]}: another process is writing this set") from None
-
-    def release(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._file.close()

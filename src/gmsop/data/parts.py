@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gmsop.data.images import decode_rgb
-from gmsop.data.packed import SPLITS, PackedWriter, require_writable_set
+from gmsop.data.packed import SPLITS
+from gmsop.data.writer import PackedWriter, require_writable_set
 from gmsop.errors import ConfigError, DataError
 from gmsop.files import require_space, write_error, writing
 from gmsop.progress import progress_bar

@@ -6,7 +6,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from gmsop.data.images import decode_rgb
-from gmsop.data.packed import SPLITS, PackedDataset, PackedWriter
+from gmsop.data.packed import SPLITS, PackedDataset
+from gmsop.data.writer import PackedWriter
 from gmsop.errors import DataError
 from gmsop.files import WriteError
 from gmsop.progress import progress_bar

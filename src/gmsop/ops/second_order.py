@@ -86,13 +86,8 @@ def _second_order_pool_backward(x: Tensor, kept: Tensor, grad: Tensor, num_iters
         where = full_positions(x.shape[1], x.device)
         for part in _parts(x):
             # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
-            g = (
-                grad[part]
-                .to(torch.promote_types(x.dtype, torch.float32))
-                .index_select(1, where)
-                .unflatten(1, (x.shape[1],) * 2)
-                .mul_(0.5)
-            )
+            g = grad[part].to(torch.promote_types(x.dtype, torch.float32)).index_select(1, where)
+            g = g.unflatten(1, (x.shape[1], x.shape[1])).mul_(0.5)
             g.diagonal(dim1=1, dim2=2).mul_(2)
             _root_backward(at_least_float32(x[part]), g, num_iters, kept[:, part], out[part])
         return out
