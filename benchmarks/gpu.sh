@@ -3,8 +3,13 @@
 #
 #   benchmarks/gpu.sh [WHEELS] [OUT]
 #
-# WHEELS: a folder of wheels of what else gmsop needs (made by: pip download --no-deps -d WHEELS timm lightning jsonargparse
-#         ...), for a machine without internet; OUT: where the figures go, benchmarks/out if not given.
+# WHEELS: a folder of wheels of what else gmsop needs, for a machine without internet. To make one for Python 3.12:
+#
+#   pip download --no-deps -d WHEELS --python-version 3.12 --only-binary=:all: timm lightning lightning-utilities \
+#       jsonargparse docstring-parser typeshed-client typing-extensions h5py rich markdown-it-py mdurl pygments tqdm \
+#       pytest pluggy iniconfig safetensors huggingface-hub
+#
+# OUT: where the figures go; benchmarks/out if not given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 wheels=${1:-} out=${2:-benchmarks/out}

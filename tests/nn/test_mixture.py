@@ -189,3 +189,16 @@ def test_a_whole_model_compiles_without_a_graph_break(name, training):
         results.append([logits, routing.gates, routing.indices, *(g for g in gradients if g is not None)])
     for a, b in zip(*results, strict=True):
         assert relative_error(a, b) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["gm_sop_4_2_tiny", "gm_gap_4_2_tiny"])
+def test_a_whole_model_exports_for_any_batch(name):
+    """As standard operators: who loads the program needs no gmsop."""
+    model = gmsop.create_model(name, 10).eval()
+    nn.init.normal_(model.pool.gate.weight)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (torch.randn(3, 3, 32, 32),), dynamic_shapes={"x": {0: batch}})
+    assert not [node for node in program.graph.nodes if "gmsop" in str(node.target)]
+    for count in (1, 5):
+        images = torch.randn(count, 3, 32, 32)
+        assert relative_error(program.module()(images), model(images)) < 1e-5

@@ -34,14 +34,15 @@ def pays(components: Bank, x: Tensor, top_k: int) -> bool:
 
 
 def bank_forward(components: Bank, x: Tensor, chosen: Tensor) -> Tensor:
-    """Vectors (P, V) of the pairs `chosen` (P,): image p // K of `x` (B, C, H, W) through component `chosen[p]`.
+    """Vectors (B * K, V): every image of `x` (B, C, H, W) through each of its components, `chosen` (B, K).
 
     Only for components that `is_uniform`. Reads nothing on the host, but on a CPU.
     """
     rows = x.flatten(2)
     if isinstance(components[0], ParametricGAP):
         return _convolve(rows, components, "conv", chosen).mean(2)
-    rows = _convolve(_convolve(rows, components, "conv1", chosen), components, "conv2", chosen)
+    rows = _convolve(rows, components, "conv1", chosen)
+    rows = _convolve(rows, components, "conv2", chosen.flatten()[:, None])
     return second_order_pool(rows, components[0].pool.num_iters)  # type: ignore[union-attr, arg-type]
 
 

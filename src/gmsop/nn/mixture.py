@@ -76,7 +76,7 @@ class GatedMixture(nn.Module):
 
     def _mix(self, x: Tensor, routing: Routing) -> Tensor:
         if is_uniform(self.components) and pays(self.components, x, self.gate.top_k):
-            return weighted_sum(bank_forward(self.components, x, routing.indices.flatten()), routing.gates)
+            return weighted_sum(bank_forward(self.components, x, routing.indices), routing.gates)
         return self._one_by_one(x, routing)
 
     def _one_by_one(self, x: Tensor, routing: Routing) -> Tensor:

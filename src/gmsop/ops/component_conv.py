@@ -17,43 +17,42 @@ from gmsop.ops.precision import no_autocast, product_precision
 
 
 def component_conv(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    """`relu(weights[chosen[p]] @ x[p // K])` for every pair p.
+    """`relu(weights[chosen[b, k]] @ x[b])` for every pair (b, k).
 
     The cost follows the pairs, not the components, and nothing waits for the host: on a GPU who chose what is only
     read there. Neither features nor weights are copied once per pair. A component that nobody chose gets a zero
     gradient. Under autocast the products are computed in its dtype.
 
     Args:
-        x: features, (B, C, M), any strides. Or (P, C, M), what a first such convolution gave.
+        x: features, (B, C, M), any strides.
         weights: N of them, (O, C).
-        chosen: component of each pair, (P,), int64, 0 to N - 1, which is not checked; P a multiple of `len(x)`.
+        chosen: components of each image, (B, K), int64, 0 to N - 1, which is not checked.
 
     Returns:
-        (P, O, M).
+        (B * K, O, M). To go on with a second convolution of the same components, give it `chosen.flatten()[:, None]`.
 
     Raises:
         ConfigError: shapes that do not fit together.
 
     Source: GM-SOP (NeurIPS 2018), section 3.2, the layers of a parametric component.
     """
-    if not weights or x.dim() != 3 or chosen.dim() != 1 or any(w.shape != (w.shape[0], x.shape[1]) for w in weights):
+    fits = x.dim() == 3 and chosen.dim() == 2 and chosen.shape[0] == x.shape[0] and len(weights) > 0
+    if not fits or any(w.shape != (weights[0].shape[0], x.shape[1]) for w in weights):
         shapes = sorted({tuple(w.shape) for w in weights})
         raise ConfigError(
             f"component_conv: features {tuple(x.shape)}, weights {shapes} and choices {tuple(chosen.shape)} "
-            f"do not fit together: expected (B, C, M), N times (O, C), and (B * K,)"
+            f"do not fit together: expected (B, C, M), N times (O, C), and (B, K)"
         )
-    if len(chosen) % max(len(x), 1):
-        raise ConfigError(f"component_conv: {len(chosen)} choices do not share out evenly among {len(x)} images")
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if torch.compiler.is_exporting():
         return _picked(x, torch.stack(list(weights)).to(x.dtype), chosen).relu()
-    return _component_conv(x, list(weights), chosen)
+    return _component_conv(x, list(weights), chosen.flatten())
 
 
 def _picked(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
     """The obvious way, with a copy of the weight for every pair: where there is no faster one."""
-    return torch.bmm(weight.index_select(0, chosen), x.repeat_interleave(len(chosen) // max(len(x), 1), 0))
+    return torch.bmm(weight.index_select(0, chosen.flatten()), x.repeat_interleave(chosen.shape[1], 0))
 
 
 @torch.library.custom_op("gmsop::component_conv", mutates_args=())
@@ -66,7 +65,8 @@ def _component_conv(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Ten
             run = partial(component_conv_forward, x, weight, chosen, product_precision())
             if (found := kernels.attempt("component_conv_forward", run)) is not None:
                 return found
-        return _picked(x, torch.stack(list(weights)).to(x.dtype), chosen).relu_()
+        pairs = chosen.reshape(len(x), -1) if len(x) else chosen[:, None]
+        return _picked(x, torch.stack(list(weights)).to(x.dtype), pairs).relu_()
 
 
 @_component_conv.register_kernel("cpu")

@@ -83,6 +83,5 @@ def balance_loss(gates: Tensor) -> Tensor:
 
 
 def component_conv(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
-    """(B, C, M), (N, O, C), (B * K,) -> (B * K, O, M)."""
-    top_k = len(chosen) // len(x)
-    return torch.stack([(weight[n] @ x[p // top_k]).clamp(min=0) for p, n in enumerate(chosen.tolist())])
+    """(B, C, M), (N, O, C), (B, K) -> (B * K, O, M)."""
+    return torch.stack([(weight[n] @ x[b]).clamp(min=0) for b, row in enumerate(chosen.tolist()) for n in row])
