@@ -6,9 +6,10 @@ from rich.text import Text
 
 
 def progress_bar(show: bool) -> Progress:
-    """A bar on stderr, gone when done; tasks of more than 100 million steps are bytes."""
+    """A bar on stderr where that is a terminal, gone when done; tasks of more than 100 million steps are bytes."""
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)
+    return Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True)
 
 
 class _Rate(ProgressColumn):

@@ -54,7 +54,7 @@ def pack_imdb(
     """
     source = Path(source)
     if not source.is_file():
-        raise DataError(f"{source}: no such file")
+        raise DataError(f"{source}: {'a folder, name the file in it' if source.is_dir() else 'no such file'}")
     if check_md5 and (found := digest(source, "md5")) != IMDB_MD5:
         raise DataError(f"{source}: MD5 {found}, the authors' ImageNet-64 file has {IMDB_MD5}")
     with ExitStack() as stack:
