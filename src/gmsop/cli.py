@@ -502,10 +502,16 @@ def _benchmark(args: Namespace) -> None:
     figures = {}
     for name in args.tables or ["operator", "head"]:
         torch.manual_seed(0)
-        with err.status(f"measuring: {name}"):
+        rows = []
+        with err.status(f"measuring: {name}") as status:
             options = {"models": args.models} if name == "inference" else {}
-            rows = TABLES[name](device, args.small, **options)
-        figures[name] = [row.as_dict() for row in rows]
+            for row in TABLES[name](device, args.small, **options):
+                rows.append(row)
+                status.update(f"measuring: {name}; done: {row.case}, {row.candidate}")
+                figures[name] = [row.as_dict() for row in rows]
+                if args.json:  # as they come: a long run that is stopped has not been for nothing
+                    with writing(args.json) as file:
+                        file.write_text(json.dumps({**about, "tables": figures}, indent=1))
         out.print(f"\n{(TABLES[name].__doc__ or name).splitlines()[0]}")
         table = Table("case", "candidate", "error", "ms", "+-", "peak MiB", "ratio", box=None)
         for column in table.columns[2:]:
@@ -520,9 +526,6 @@ def _benchmark(args: Namespace) -> None:
     out.print(
         "\nms: median of rounds in turn, +- half the quartiles' distance. ratio: the first one's time over this one's."
     )
-    if args.json:
-        with writing(args.json) as file:
-            file.write_text(json.dumps({**about, "tables": figures}, indent=1))
 
 
 def _benchmark_device(name: str) -> "torch.device":

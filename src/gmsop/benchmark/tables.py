@@ -2,7 +2,7 @@
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ FLOAT32 = 1e-4
 """Largest relative error of a float32 candidate against float64, gradients included."""
 
 
-def operator_table(device: torch.device, small: bool = False) -> list[Measurement]:
+def operator_table(device: torch.device, small: bool = False) -> Iterator[Measurement]:
     """Second-order pooling, forward and backward: D = 128 channels from 256 positions, three iterations."""
     batch = 4 if small else 64 if device.type == "cpu" else 2048
     x = torch.randn(batch, 128, 256, device=device).relu().requires_grad_()
@@ -43,12 +43,11 @@ def operator_table(device: torch.device, small: bool = False) -> list[Measuremen
         errors[name] = max(relative_error(out[:4], expected), relative_error(gradient[:4], expected_gradient))
         runs[name] = _forward_and_backward(function, x, probe)
     bounds = {name: 1e-2 if "eigh" in name else FLOAT32 for name in candidates}  # eigh divides by small roots
-    return compare(f"{batch} x 128 x 256, float32", runs, errors, bounds, device, rounds=5 if small else 15)
+    yield from compare(f"{batch} x 128 x 256, float32", runs, errors, bounds, device, rounds=5 if small else 15)
 
 
-def head_table(device: torch.device, small: bool = False) -> list[Measurement]:
+def head_table(device: torch.device, small: bool = False) -> Iterator[Measurement]:
     """The mixture's components, forward and backward, without the gate: K = 8 of N, ResNet-18's widths."""
-    rows = []
     cpu = device.type == "cpu"
     for batch in [2] if small else [1, 8, 32] if cpu else [1, 256]:
         for components in [16] if small else [16, 64, 128]:
@@ -68,11 +67,10 @@ def head_table(device: torch.device, small: bool = False) -> list[Measurement]:
                       for n in ways}  # fmt: skip
             runs = {n: _training(w, x, routing, parameters) for n, w in ways.items()}
             case = f"batch {batch}, K = 8 of N = {components}"
-            rows += compare(case, runs, errors, dict.fromkeys(ways, FLOAT32), device, rounds=5 if small else 11)
-    return rows
+            yield from compare(case, runs, errors, dict.fromkeys(ways, FLOAT32), device, rounds=5 if small else 11)
 
 
-def step_table(device: torch.device, small: bool = False) -> list[Measurement]:
+def step_table(device: torch.device, small: bool = False) -> Iterator[Measurement]:
     """A training step of ResNet-18 on images that are there already: forward, backward, SGD.
 
     On a GPU compiled, in bfloat16 autocast and channels_last, at batch 256; on a CPU in float32 at batch 16.
@@ -81,12 +79,13 @@ def step_table(device: torch.device, small: bool = False) -> list[Measurement]:
     names = ["gap_resnet18", "gm_sop_16_8_resnet18"] + ([] if small else ["sr_sop_resnet18", "gm_gap_16_8_resnet18"])
     runs = {name: training_step(name, batch, device) for name in names}
     errors = {name: 0.0 if run().isfinite() else torch.nan for name, run in runs.items()}
-    return compare(f"batch {batch}, 64 x 64", runs, errors, dict.fromkeys(names, 0.0), device, rounds=3 if small else 9)
+    yield from compare(
+        f"batch {batch}, 64 x 64", runs, errors, dict.fromkeys(names, 0.0), device, rounds=3 if small else 9
+    )
 
 
-def inference_table(device: torch.device, small: bool = False, models: str = "*") -> list[Measurement]:
+def inference_table(device: torch.device, small: bool = False, models: str = "*") -> Iterator[Measurement]:
     """Latency of models in evaluation at batch 1 and 64: eager, compiled, onnxruntime where it is installed."""
-    rows = []
     names = ["gap_tiny", "gm_sop_4_2_tiny"] if small else [n for n in list_models(models) if not n.endswith("tiny")]
     for name in names:
         model = create_model(name).to(device).eval()
@@ -105,11 +104,10 @@ def inference_table(device: torch.device, small: bool = False, models: str = "*"
             model.float()
             errors = {way: relative_error(torch.as_tensor(run()), exact) for way, run in runs.items()}
             bounds = dict.fromkeys(runs, FLOAT32)
-            rows += compare(f"{name}, batch {batch}", runs, errors, bounds, device, rounds=5 if small else 9)
-    return rows
+            yield from compare(f"{name}, batch {batch}", runs, errors, bounds, device, rounds=5 if small else 9)
 
 
-TABLES: dict[str, Callable[..., list[Measurement]]] = {
+TABLES: dict[str, Callable[..., Iterator[Measurement]]] = {
     "operator": operator_table,
     "head": head_table,
     "step": step_table,
