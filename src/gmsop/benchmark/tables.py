@@ -79,9 +79,8 @@ def step_table(device: torch.device, small: bool = False) -> Iterator[Measuremen
     names = ["gap_resnet18", "gm_sop_16_8_resnet18"] + ([] if small else ["sr_sop_resnet18", "gm_gap_16_8_resnet18"])
     runs = {name: training_step(name, batch, device) for name in names}
     errors = {name: 0.0 if run().isfinite() else torch.nan for name, run in runs.items()}
-    yield from compare(
-        f"batch {batch}, 64 x 64", runs, errors, dict.fromkeys(names, 0.0), device, rounds=3 if small else 9
-    )
+    case, bounds = f"batch {batch}, 64 x 64", dict.fromkeys(names, 0.0)
+    yield from compare(case, runs, errors, bounds, device, rounds=3 if small else 9)
 
 
 def inference_table(device: torch.device, small: bool = False, models: str = "*") -> Iterator[Measurement]:
@@ -129,7 +128,8 @@ def training_step(name: str, batch: int, device: torch.device) -> Callable[[], T
     """One step of `step_table`; gives the loss, on the device."""
     images = torch.randn(batch, 3, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (batch,), device=device)
-    model: torch.nn.Module = create_model(name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: torch.nn.Module = create_model(name).to(device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     cuda = device.type == "cuda"
     forward = torch.compile(model) if cuda else model
