@@ -128,8 +128,7 @@ def training_step(name: str, batch: int, device: torch.device) -> Callable[[], T
     """One step of `step_table`; gives the loss, on the device."""
     images = torch.randn(batch, 3, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (batch,), device=device)
-    model: torch.nn.Module = create_model(name).to(device)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = create_model(name).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     cuda = device.type == "cuda"
     forward = torch.compile(model) if cuda else model
