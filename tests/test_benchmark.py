@@ -48,7 +48,12 @@ def test_peak_memory_counts_what_is_held_at_once():
 
 @pytest.mark.parametrize(
     ("argv", "message"),
-    [(["operater"], "operator"), (["--device=tpu"], "--device tpu"), (["head", "--device=meta"], "only cpu and cuda")],
+    [
+        (["operater"], "operator"),
+        (["--device=tpu"], "--device tpu"),
+        (["head", "--device=meta"], "only cpu and cuda"),
+        (["inference", "--device=cpu", "--models=nosuch*"], "unknown model"),
+    ],
 )
 def test_mistakes(argv, message, capfd):
     assert main(["benchmark", *argv]) == 1

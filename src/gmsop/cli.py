@@ -318,9 +318,9 @@ def _prepare(args: Namespace) -> None:
         raise ConfigError(f"prepare {args.kind} has no option {', '.join(f'--{name}' for name in strange)}")
     rename = {"size": "image_size", "filter": "filter_name", "md5": "check_md5"}
     options = {rename.get(name, name): value for name, value in given.items() if name not in decoding}
-    skipped: list[data.Bad] = []
+    skipped: list[data.UnreadableImage] = []
     if args.kind in DECODING:
-        how = data.Options(**_decoding(given), overwrite=args.overwrite, progress=True)
+        how = data.PackOptions(**_decoding(given), overwrite=args.overwrite, progress=True)
         pack = {"folder": data.pack_folder, "places365": data.pack_places365, "tiny-imagenet": data.pack_tiny_imagenet}
         skipped = pack[args.kind](args.source, args.out, options=how, **options)  # type: ignore[operator]
         for bad in skipped:

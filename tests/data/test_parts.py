@@ -11,7 +11,7 @@ from PIL import Image
 from release import sample_images
 
 from gmsop.data import PackedDataset, pack_folder, pack_places365, pack_tiny_imagenet, parts
-from gmsop.data.parts import Options
+from gmsop.data.parts import PackOptions
 from gmsop.errors import ConfigError, DataError
 
 
@@ -158,7 +158,7 @@ def test_bad_images_stop_or_are_skipped_by_name(tmp_path, sample, monkeypatch):
     with pytest.raises(DataError, match="4 of 20 images cannot be read") as caught:
         pack_folder(tmp_path / "src", tmp_path / "set")
     assert all(str(file) in str(caught.value) for file in bad)
-    skipped = pack_folder(tmp_path / "src", tmp_path / "set", options=Options(on_error="skip"))
+    skipped = pack_folder(tmp_path / "src", tmp_path / "set", options=PackOptions(on_error="skip"))
     assert [b.path for b in skipped] == bad
     found = PackedDataset(tmp_path / "set", "train")
     assert len(found) == 16
@@ -174,16 +174,16 @@ def test_shares_are_joined_into_the_same_set(tmp_path, sample, monkeypatch):
     original = parts.decode_rgb
     monkeypatch.setattr(parts, "decode_rgb", lambda *a: decoded.append(1) or original(*a))
     for i in (3, 1, 2):
-        pack_folder(tmp_path / "src", tmp_path / "set", options=Options(shard=(i, 3)))
+        pack_folder(tmp_path / "src", tmp_path / "set", options=PackOptions(shard=(i, 3)))
         assert not (tmp_path / "set").exists()
     assert len(decoded) == 22
     pack_folder(tmp_path / "src", tmp_path / "set")
     assert len(decoded) == 22
     for name in ("images.npy", "labels.npy"):
         assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    pack_folder(tmp_path / "src", tmp_path / "third", options=Options(shard=(1, 2)))
+    pack_folder(tmp_path / "src", tmp_path / "third", options=PackOptions(shard=(1, 2)))
     with pytest.raises(DataError, match="another list"):
-        pack_folder(tmp_path / "src", tmp_path / "third", 32, options=Options(shard=(2, 2)))
+        pack_folder(tmp_path / "src", tmp_path / "third", 32, options=PackOptions(shard=(2, 2)))
 
 
 KILLED = """
@@ -191,7 +191,7 @@ import sys
 from gmsop.data import pack_folder, parts
 parts.PART, parts.FEW = 8, 8
 if __name__ == "__main__":
-    pack_folder(sys.argv[1], sys.argv[2], options=parts.Options(workers=2))
+    pack_folder(sys.argv[1], sys.argv[2], options=parts.PackOptions(workers=2))
 """
 
 
@@ -214,9 +214,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, sample, monkeypatch):
     decoded = []
     original = parts.decode_rgb
     monkeypatch.setattr(parts, "decode_rgb", lambda *a: decoded.append(1) or original(*a))
-    pack_folder(tmp_path / "src", tmp_path / "set", options=Options(workers=1))
+    pack_folder(tmp_path / "src", tmp_path / "set", options=PackOptions(workers=1))
     assert len(decoded) <= 900 - 8 * kept + 4
-    pack_folder(tmp_path / "src", tmp_path / "again", options=Options(workers=1))
+    pack_folder(tmp_path / "src", tmp_path / "again", options=PackOptions(workers=1))
     for name in ("images.npy", "labels.npy"):
         assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -224,7 +224,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, sample, monkeypatch):
 @pytest.mark.parametrize("options", [{"on_error": "ask"}, {"workers": 0}, {"shard": (3, 2)}, {"shard": (0, 2)}])
 def test_bad_options(options):
     with pytest.raises(ConfigError):
-        Options(**options)
+        PackOptions(**options)
 
 
 def bicubic(image: np.ndarray, size: int) -> np.ndarray:

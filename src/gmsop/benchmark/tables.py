@@ -11,6 +11,7 @@ from torch import Tensor
 from gmsop import ops
 from gmsop.benchmark import baselines
 from gmsop.benchmark.timing import Measurement, compare, relative_error
+from gmsop.errors import UnknownNameError
 from gmsop.models import create_model, list_models
 from gmsop.nn import GatedMixture, Routing
 from gmsop.ops import naive
@@ -86,6 +87,8 @@ def step_table(device: torch.device, small: bool = False) -> Iterator[Measuremen
 def inference_table(device: torch.device, small: bool = False, models: str = "*") -> Iterator[Measurement]:
     """Latency of models in evaluation at batch 1 and 64: eager, compiled, onnxruntime where it is installed."""
     names = ["gap_tiny", "gm_sop_4_2_tiny"] if small else [n for n in list_models(models) if not n.endswith("tiny")]
+    if not names:
+        raise UnknownNameError.of("model", models, list_models())
     for name in names:
         model = create_model(name).to(device).eval()
         for parameter in (p for n, p in model.named_parameters() if n.endswith("gate.weight")):

@@ -6,18 +6,18 @@ from gmsop.data.imdb import pack_imdb
 from gmsop.data.inspect import contact_sheet, inspect_set
 from gmsop.data.loader import train_loader, val_loader
 from gmsop.data.packed import PackedDataset
-from gmsop.data.parts import Bad, ImageFile, Options
+from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage
 from gmsop.data.places365 import pack_places365
 from gmsop.data.sample import sample_path
 from gmsop.data.tiny_imagenet import pack_tiny_imagenet
 from gmsop.data.writer import PackedWriter
 
 __all__ = [
-    "Bad",
     "ImageFile",
-    "Options",
+    "PackOptions",
     "PackedDataset",
     "PackedWriter",
+    "UnreadableImage",
     "contact_sheet",
     "inspect_set",
     "pack_folder",

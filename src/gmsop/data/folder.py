@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gmsop.data.images import EXTENSIONS
 from gmsop.data.packed import SPLITS
-from gmsop.data.parts import Bad, ImageFile, Options, pack_files
+from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
 from gmsop.errors import ConfigError, DataError
 
 
@@ -18,8 +18,8 @@ def pack_folder(
     filter_name: str = "box",
     val_fraction: float = 0.2,
     seed: int = 0,
-    options: Options | None = None,
-) -> list[Bad]:
+    options: PackOptions | None = None,
+) -> list[UnreadableImage]:
     """Pack `source/train/CLASS/*` and `source/val/CLASS/*`, or `source/CLASS/*`, or a CSV file, into a set at `path`.
 
     Labels follow the sorted class names. A CSV file has a header with `path` and `label`, paths relative to the file,

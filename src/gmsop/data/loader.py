@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from gmsop.data.packed import PackedDataset
-from gmsop.data.resident import ResidentLoader, fits, require_room
+from gmsop.data.resident import ResidentLoader, goes_resident
 from gmsop.data.sampler import EpochSampler
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -75,8 +75,7 @@ def train_loader(
     """
     sampler = EpochSampler(len(dataset) * (2 if mirrored else 1), seed, num_replicas, rank)
     device = device or torch.device("cpu")
-    if kind == "resident" or (kind == "auto" and fits(dataset, device)):
-        require_room(dataset, device)
+    if goes_resident(kind, dataset, device):
         return ResidentLoader(dataset, batch_size, sampler, device, mirrored, drop_single=True)
     return DataLoader(
         _Batches(dataset, mirrored),
@@ -100,8 +99,7 @@ def val_loader(
 ) -> Loader:
     """All images once, in order: images (b, S, S, 3) uint8 and labels (b,). `kind` and `device` as `train_loader`."""
     device = device or torch.device("cpu")
-    if kind == "resident" or (kind == "auto" and fits(dataset, device)):
-        require_room(dataset, device)
+    if goes_resident(kind, dataset, device):
         return ResidentLoader(dataset, batch_size, SequentialSampler(dataset), device)
     return DataLoader(
         _Batches(dataset, mirrored=False),

@@ -36,7 +36,7 @@ class ImageFile(NamedTuple):
     label: int
 
 
-class Bad(NamedTuple):
+class UnreadableImage(NamedTuple):
     """An image that could not be read."""
 
     path: Path
@@ -44,7 +44,7 @@ class Bad(NamedTuple):
 
 
 @dataclass
-class Options:
+class PackOptions:
     """How to pack, whatever the source.
 
     Attributes:
@@ -79,16 +79,16 @@ def pack_files(
     class_names: Sequence[str],
     source: str,
     filter_name: str,
-    options: Options | None = None,
+    options: PackOptions | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> list[Bad]:
+) -> list[UnreadableImage]:
     """Decode, resize and pack the files of each split. Gives those that were skipped.
 
     Raises:
         DataError: images that cannot be read; a set is there already; parts of another list are being made there.
         WriteError: no space, no permission.
     """
-    options = options or Options()
+    options = options or PackOptions()
     path = Path(path)
     require_writable_set(path, options.overwrite)
     everything = [file for split in SPLITS for file in files.get(split, ())]
@@ -98,7 +98,7 @@ def pack_files(
     missing = [n for n in mine if not job.file(n).exists()]
     joined = 0 if options.shard else len(everything)
     require_space(path.parent, (len(missing) * PART + joined) * image_size**2 * 3)
-    bad: list[Bad] = []
+    bad: list[UnreadableImage] = []
     with progress_bar(options.progress) as bar:
         task = bar.add_task("decoding", total=sum(map(job.size, mine)))
         bar.advance(task, sum(job.size(n) for n in mine if n not in set(missing)))
@@ -141,9 +141,12 @@ class _Job:
     def file(self, n: int) -> Path:
         return self.folder / f"{n:06d}.npz"
 
-    def failures(self, n: int) -> list[Bad]:
+    def failures(self, n: int) -> list[UnreadableImage]:
         with np.load(self.file(n)) as content:
-            return [Bad(self.part(n)[int(i)].path, reason) for i, reason in json.loads(str(content["bad"])).items()]
+            return [
+                UnreadableImage(self.part(n)[int(i)].path, reason)
+                for i, reason in json.loads(str(content["bad"])).items()
+            ]
 
     def prepare(self, keep_others: bool) -> None:
         """Make the folder of parts, empty unless it holds parts of this very list."""
@@ -166,7 +169,7 @@ class _Job:
             raise write_error(self.folder, error) from error
 
 
-def _decode(job: _Job, missing: list[int], options: Options) -> Iterator[tuple[int, list[Bad]]]:
+def _decode(job: _Job, missing: list[int], options: PackOptions) -> Iterator[tuple[int, list[UnreadableImage]]]:
     """Decode the missing parts, in processes if it pays. Gives each part's number and failures when it is done."""
     stop = options.on_error == "stop"
     workers = min(options.workers or (os.cpu_count() or 1), max(1, len(missing)))
@@ -193,7 +196,9 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its children
 
 
-def _decode_part(files: list[ImageFile], target: Path, image_size: int, filter_name: str, stop: bool) -> list[Bad]:
+def _decode_part(
+    files: list[ImageFile], target: Path, image_size: int, filter_name: str, stop: bool
+) -> list[UnreadableImage]:
     images = np.empty((len(files), image_size, image_size, 3), np.uint8)
     bad: dict[int, str] = {}
     for i, file in enumerate(files):
@@ -206,7 +211,7 @@ def _decode_part(files: list[ImageFile], target: Path, image_size: int, filter_n
     if not (bad and stop):
         with writing(target) as temporary, temporary.open("wb") as stream:
             np.savez(stream, images=images, bad=json.dumps(bad))
-    return [Bad(files[i].path, reason) for i, reason in bad.items()]
+    return [UnreadableImage(files[i].path, reason) for i, reason in bad.items()]
 
 
 def _join(
@@ -215,9 +220,9 @@ def _join(
     path: Path,
     class_names: Sequence[str],
     source: str,
-    options: Options,
+    options: PackOptions,
     extra: dict[str, Any],
-) -> list[Bad]:
+) -> list[UnreadableImage]:
     skipped = [failure for n in range(job.parts) for failure in job.failures(n)]
     lost = {failure.path for failure in skipped}
     counts = {split: sum(f.path not in lost for f in files.get(split, ())) for split in SPLITS}

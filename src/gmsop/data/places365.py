@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gmsop.data.parts import Bad, ImageFile, Options, pack_files
+from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
 from gmsop.errors import ConfigError, DataError
 
 FOLDERS = {
@@ -20,8 +20,8 @@ def pack_places365(
     image_size: int = 100,
     filter_name: str = "bicubic",
     version: str = "auto",
-    options: Options | None = None,
-) -> list[Bad]:
+    options: PackOptions | None = None,
+) -> list[UnreadableImage]:
     """Pack the images of the official lists, resized to S x S without regard to their aspect ratio.
 
     The authors resized with MATLAB's bicubic `imresize`. Pillow's filter is the same but at the borders, where MATLAB

@@ -63,9 +63,14 @@ def fits(dataset: PackedDataset, device: torch.device) -> bool:
     return dataset.images.nbytes <= SHARE * free
 
 
-def require_room(dataset: PackedDataset, device: torch.device) -> None:
-    """Raises:
-    ConfigError: the set is larger than the free memory of `device`.
+def goes_resident(kind: str, dataset: PackedDataset, device: torch.device) -> bool:
+    """What the choice "auto", "memmap" or "resident" comes to for this set and device.
+
+    Raises:
+        ConfigError: "resident", and the set is larger than the free memory of the device.
     """
+    if kind != "resident":
+        return kind == "auto" and fits(dataset, device)
     if device.type == "cuda" and dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:
         raise ConfigError(f"loader: resident, but {dataset.path} does not fit in the memory of {device}; use memmap")
+    return True

@@ -1,6 +1,5 @@
 """Reading pickles of other people's data: arrays, lists, dicts, strings and numbers, and nothing that could run."""
 
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -41,8 +40,3 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise DataError("refers to objects outside the file")
-
-
-def loads_arrays(data: bytes, name: str) -> Any:
-    """As `load_arrays`, from memory."""
-    return load_arrays(io.BytesIO(data), name)

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
-from gmsop.data.parts import Bad, ImageFile, Options, pack_files
+from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
 from gmsop.errors import DataError
 
 
 def pack_tiny_imagenet(
-    source: str | Path, path: str | Path, image_size: int = 64, filter_name: str = "box", options: Options | None = None
-) -> list[Bad]:
+    source: str | Path,
+    path: str | Path,
+    image_size: int = 64,
+    filter_name: str = "box",
+    options: PackOptions | None = None,
+) -> list[UnreadableImage]:
     """Pack `train/WNID/images/*.JPEG` and `val/images/*.JPEG` with `val/val_annotations.txt`.
 
     Labels follow the sorted WordNet ids; class names are the first words of `words.txt`, where it is there.
