@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -53,10 +54,13 @@ class TrainingTask(EvaluationTask):
         self.metrics_file = metrics_file
 
     def on_train_epoch_start(self) -> None:
-        # All randomness of an epoch (flips, dropout, noise, ties) follows from the seed and the epoch, so that a run
-        # resumed at an epoch goes on exactly as one that was never stopped.
-        torch.manual_seed((self.recipe.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank)
         self._started = time.perf_counter()
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        # All randomness of a step (flips, dropout, noise, ties) follows from the seed and where the step is, so that a
+        # run goes on from any step exactly as one that was never stopped.
+        place = np.random.SeedSequence((self.recipe.seed, self.current_epoch, index, self.global_rank))
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
@@ -240,7 +244,10 @@ def train(
         trainer.global_rank, recipe.loader, trainer.strategy.root_device,
     )  # fmt: skip
     started = time.perf_counter()
-    judge = val_loader(val_set, recipe.batch_size, recipe.num_workers, recipe.loader, trainer.strategy.root_device)
+    judge = val_loader(
+        val_set, recipe.batch_size // ranks, recipe.num_workers, ranks, trainer.global_rank, recipe.loader,
+        trainer.strategy.root_device,
+    )  # fmt: skip
     try:
         trainer.fit(task, loader, judge, ckpt_path=resume, weights_only=True)
     except OSError as error:

@@ -86,6 +86,25 @@ def test_a_damaged_sample_is_made_again(sample):
     assert len(PackedDataset(sample, "train", verify=True)) == 1500
 
 
+def test_a_step_has_the_same_images_on_any_number_of_ranks(tmp_path):
+    dataset = numbered(tmp_path / "set", 24)
+    whole = seen(train_loader(dataset, 12, 0), 3)
+    for ranks in (2, 3):
+        parts = [seen(train_loader(dataset, 12 // ranks, 0, num_replicas=ranks, rank=r), 3) for r in range(ranks)]
+        for step in range(2):
+            images = [i for part in parts for i in part[step * 12 // ranks : (step + 1) * 12 // ranks]]
+            assert sorted(images) == sorted(whole[step * 12 : step * 12 + 12])
+
+
+def test_validation_is_shared_without_loss(tmp_path):
+    numbered(tmp_path / "set", 20)
+    val = PackedDataset(tmp_path / "set", "val")
+    for kind in ("memmap", "resident"):
+        loaders = [val_loader(val, 2, num_replicas=2, rank=r, kind=kind) for r in (0, 1)]
+        parts = [[image.max().item() for images, _ in loader for image in images] for loader in loaders]
+        assert parts == [[20, 22], [21]]
+
+
 def test_unequal_ranks_never_share_an_image(tmp_path):
     dataset = numbered(tmp_path / "set", 23)
     parts = [seen(train_loader(dataset, 3, 0, num_replicas=4, rank=r), 2) for r in range(4)]
@@ -114,10 +133,10 @@ def test_a_resident_set_gives_the_same_batches(tmp_path, count, mirrored):
 @pytest.mark.parametrize("kind", ["memmap", "resident"])
 def test_an_epoch_can_be_entered_anywhere(tmp_path, kind):
     loader = train_loader(numbered(tmp_path / "set", 23), 5, seed=0, kind=kind)
-    whole = seen(loader, 3)
-    loader.sampler.set_epoch(3, start=10)
+    whole, following = seen(loader, 3), seen(loader, 4)
+    loader.sampler.enter(3, 10)
     assert [image.max().item() for images, _ in loader for image in images] == whole[10:]
-    assert seen(loader, 3) == whole
+    assert seen(loader, 4) == following
 
 
 def test_auto_is_resident_where_there_is_room(tmp_path, monkeypatch):

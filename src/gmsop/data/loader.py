@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 
 from gmsop.data.packed import PackedDataset
 from gmsop.data.resident import ResidentLoader, goes_resident
-from gmsop.data.sampler import EpochSampler
+from gmsop.data.sampler import EpochSampler, RankSampler
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -60,7 +60,7 @@ def train_loader(
     """Shuffled batches: images (b, S, S, 3) uint8 and labels (b,).
 
     The order depends on `seed` and the epoch alone (`loader.sampler.set_epoch`, which Lightning calls): a run can be
-    continued at any epoch, or with `set_epoch(epoch, start)` within one. The last batch may be smaller; one image left
+    continued at any epoch, or within one (`loader.sampler.enter`). The last batch may be smaller; one image left
     over, of which BatchNorm can make no statistics, waits for another epoch.
 
     Args:
@@ -94,16 +94,23 @@ def val_loader(
     dataset: PackedDataset,
     batch_size: int,
     num_workers: int = 0,
+    num_replicas: int = 1,
+    rank: int = 0,
     kind: str = "memmap",
     device: torch.device | None = None,
 ) -> Loader:
-    """All images once, in order: images (b, S, S, 3) uint8 and labels (b,). `kind` and `device` as `train_loader`."""
+    """All images once over all ranks, in order: images (b, S, S, 3) uint8 and labels (b,).
+
+    `kind` and `device` as in `train_loader`. Shares may differ by one image.
+    """
+    sampler = RankSampler(len(dataset), num_replicas, rank)
     device = device or torch.device("cpu")
     if goes_resident(kind, dataset, device):
-        return ResidentLoader(dataset, batch_size, SequentialSampler(dataset), device)
+        return ResidentLoader(dataset, batch_size, sampler, device)
     return DataLoader(
         _Batches(dataset, mirrored=False),
         batch_size,
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=_to_tensors,
         pin_memory=torch.cuda.is_available(),

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
 
 from gmsop.data.packed import PackedDataset
-from gmsop.data.sampler import EpochSampler
+from gmsop.data.sampler import EpochSampler, RankSampler
 from gmsop.errors import ConfigError
 
 SHARE = 0.25
@@ -28,7 +27,7 @@ class ResidentLoader:
         self,
         dataset: PackedDataset,
         batch_size: int,
-        sampler: EpochSampler | SequentialSampler,
+        sampler: EpochSampler | RankSampler,
         device: torch.device,
         mirrored: bool = False,
         drop_single: bool = False,
