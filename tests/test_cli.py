@@ -38,8 +38,8 @@ def model_file(sample, tmp_path_factory):
 def test_every_command_has_help_with_an_example(name, capsys):
     status, out, _ = gmsop_(capsys, name, "--help")
     assert status == 0
-    assert COMMANDS[name].example in out
-    assert COMMANDS[name].summary in out
+    assert COMMANDS[name].EXAMPLE in out
+    assert COMMANDS[name].SUMMARY in out
 
 
 def test_no_command_and_a_wrong_one(capsys):
@@ -165,7 +165,7 @@ def test_train_refusals(words, message, tmp_path, capsys):
 
 
 def test_wrong_types_on_the_command_line(capsys):
-    for words in (("--lr", "fast"), ("--schedule", "cosine"), ("--learning_rate", 1)):
+    for words in (("--lr", "fast"), ("--schedule", "linear"), ("--learning_rate", 1)):
         status, _, err = gmsop_(capsys, "train", *words)
         assert status == 2
         assert words[0].lstrip("-") in err

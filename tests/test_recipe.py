@@ -97,13 +97,44 @@ def test_what_is_no_recipe(tmp_path, text):
     [{"lr": 0}, {"batch_size": 1}, {"batch_size": 0}, {"epochs": []}, {"epochs": [0]}, {"epochs": [5, -1]},
      {"epochs": 0}, {"bn_momentum": 0}, {"momentum": -1}, {"stem_scale": 0}, {"weight_decay": -1}, {"lr": "fast"},
      {"lr": None}, {"lr": float("nan")}, {"weight_decay": float("inf")}, {"batch_size": 2.5}, {"batch_size": True},
-     {"schedule": "cosine"}, {"flip": "horizontal"}, {"normalize": None}, {"precision": "fp16"}, {"nesterov": "yes"},
+     {"schedule": "linear"}, {"flip": "horizontal"}, {"normalize": None}, {"precision": "fp16"}, {"nesterov": "yes"},
      {"model": None}, {"model_args": "top_k"}, {"epochs": "many"}, {"epochs": [1, "x"]}, {"epochs": None},
-     {"seed": -1}, {"seed": 2**32}, {"nesterov": True, "momentum": 0}, {"bn_momentum": float("nan")}],
+     {"seed": -1}, {"seed": 2**32}, {"nesterov": True, "momentum": 0}, {"bn_momentum": float("nan")},
+     {"warmup_epochs": 1, "schedule": "one_cycle"}, {"warmup_epochs": 60}, {"warmup_epochs": -1}, {"accumulate": 0},
+     {"accumulate": 3}, {"accumulate": 256}, {"label_smoothing": 1}, {"ema_decay": 1}, {"mixup": -1}, {"cutmix": -0.1},
+     {"crop_padding": 64}, {"randaugment": 31}, {"non_finite": "ignore"}, {"checkpoint_every": -1}, {"compile": "yes"}],
 )  # fmt: skip
 def test_values_that_cannot_work(changes):
-    with pytest.raises(ConfigError, match=f"recipe: .*{next(iter(changes))}|batch_size"):
+    with pytest.raises(ConfigError, match=f"recipe: .*({next(iter(changes))}|two images)"):
         Recipe(**changes).check()
+
+
+@pytest.mark.parametrize(
+    ("factor", "epochs"), [(1, [40, 10, 5, 5]), (0.5, [20, 5, 3, 2]), (0.1, [4, 1, 1, 0]), (0.001, [1, 0, 0, 0])]
+)
+def test_a_scaled_recipe_keeps_its_proportions(factor, epochs):
+    scaled = Recipe(epochs=[40, 10, 5, 5]).scaled(factor)
+    assert scaled.epochs == epochs
+    scaled.check()
+    warm = Recipe(epochs=30, schedule="cosine", warmup_epochs=6).scaled(factor)
+    warm.check()
+    assert warm.warmup_epochs == pytest.approx(min(6 * factor, warm.total_epochs / 2))
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf")])
+def test_a_scale_that_cannot_work(factor):
+    with pytest.raises(ConfigError, match="scale must be positive"):
+        Recipe().scaled(factor)
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if not n.startswith("demo/")])
+def test_published_recipes_have_no_modern_option(name):
+    recipe, plain = load_recipe(name), Recipe()
+    modern = ("warmup_epochs", "accumulate", "nesterov", "label_smoothing", "mixup", "cutmix", "crop_padding",
+              "randaugment", "sync_batchnorm", "ema_decay", "channels_last", "compile", "precision",
+              "non_finite")  # fmt: skip
+    assert all(getattr(recipe, key) == getattr(plain, key) for key in modern)
+    assert (plain.warmup_epochs, plain.accumulate, plain.label_smoothing, plain.ema_decay) == (0, 1, 0, 0)
 
 
 def test_every_key_is_documented():

@@ -106,8 +106,11 @@ def save_model(model: PooledClassifier, path: str | Path) -> None:
             raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
 
 
-def load_model(path: str | Path) -> PooledClassifier:
+def load_model(path: str | Path, averaged: bool = True) -> PooledClassifier:
     """The model in a `.safetensors` file of `save_model`, or in a training checkpoint, in evaluation mode.
+
+    Args:
+        averaged: of a checkpoint that holds an average of the weights, too, take that.
 
     Raises:
         CheckpointError: the file is missing, truncated, or no model of gmsop's.
@@ -116,7 +119,11 @@ def load_model(path: str | Path) -> PooledClassifier:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        return _load_training_checkpoint(path) if path.suffix == ".ckpt" else _load_safetensors(path)
+        if path.suffix == ".ckpt":
+            return _load_training_checkpoint(path, averaged)
+        if not averaged:
+            raise CheckpointError(f"{path} holds one set of weights; both are in a run's .ckpt files")
+        return _load_safetensors(path)
     except GmsopError:
         raise
     except Exception as error:  # the file is whole, but what it says makes no sense
@@ -167,8 +174,10 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _load_training_checkpoint(path: Path) -> PooledClassifier:
+def _load_training_checkpoint(path: Path, averaged: bool) -> PooledClassifier:
     checkpoint = read_training_checkpoint(path)
-    prefix = "model."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    prefix, entry = "model.", "state_dict" if averaged else "current_model_state"
+    if entry not in checkpoint:
+        raise CheckpointError(f"{path}: holds no average of the weights, only the weights: its recipe has no ema_decay")
+    state = {k.removeprefix(prefix): v for k, v in checkpoint[entry].items() if k.startswith(prefix)}
     return rebuild(checkpoint["gmsop"]["model"], state, path)

@@ -1,21 +1,25 @@
-"""Error rates of a model on a packed set, and what its gate does there."""
+"""Error rates of a model on a set, and what its gate does there."""
 
 import math
-from typing import Any, NamedTuple
+import time
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from gmsop.data import PackedDataset, val_loader
+from gmsop.data import FolderDataset, PackedDataset, val_loader
 from gmsop.errors import ConfigError, DataError
-from gmsop.nn import PooledClassifier, Routing
+from gmsop.nn import GatedMixture, PooledClassifier
 from gmsop.trainer import make_trainer
+from gmsop.usage import GateUsage, Usage
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
     """Errors in percent."""
 
     images: int
@@ -26,10 +30,40 @@ class Evaluation(NamedTuple):
     """Top-1 error per class; NaN for a class without images."""
     component_load: list[float] | None
     """Share of all gate weight that each component got, or None without a gate."""
+    confusion: Tensor = field(compare=False, repr=False)
+    """(classes, classes), int64: images by true class (row) and by the model's answer (column)."""
+    usage: Usage | None = field(compare=False, repr=False)
+    """What the gate did per class, or None without a gate."""
+    seconds: float = field(default=math.nan, compare=False)
+    """Wall-clock time of all batches, reading included."""
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the top-1 error."""
+        return wilson_interval(self.top1_error, self.images)
+
+    @property
+    def top5_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the top-5 error."""
+        return wilson_interval(self.top5_error, self.images)
+
+
+def wilson_interval(percent: float, count: int) -> tuple[float, float]:
+    """95 % confidence interval of a share of `count` independent images, in percent.
+
+    Source: Wilson 1927; unlike the normal approximation it holds near 0 and 100 %.
+    """
+    if count == 0:
+        return math.nan, math.nan
+    z, share = 1.959964, percent / 100
+    centre = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    low, high = ((centre + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    return 100 * max(0.0, low), 100 * min(1.0, high)
 
 
 class EvaluationTask(LightningModule):
-    """Counts top-1 and top-5 errors over whole sets. Batches are (images (b, S, S, 3) uint8, labels (b,))."""
+    """Counts errors over whole sets, on any number of ranks. Batches: images (b, S, S, 3) uint8, labels (b,)."""
 
     def __init__(self, model: PooledClassifier) -> None:
         super().__init__()
@@ -37,12 +71,12 @@ class EvaluationTask(LightningModule):
         classes = model.num_classes
         if classes < 1:
             raise ConfigError("the model has no classifier (num_classes = 0): there is nothing to evaluate")
-        self.top1 = MulticlassAccuracy(classes, top_k=1, average="micro")
-        self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro")
-        self.per_class = MulticlassAccuracy(classes, top_k=1, average="none")
+        # Labels are checked where sets are opened; here a check would stop a GPU at every batch.
+        self.confusion = MulticlassConfusionMatrix(max(2, classes), validate_args=False)
+        self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False)
         self.mean_loss = MeanMetric()
-        self.component_weight: Tensor | None = None
-        self.seen = torch.zeros(classes, dtype=torch.long)
+        pool = model.pool
+        self.usage = GateUsage(classes, pool.gate.num_components) if isinstance(pool, GatedMixture) else None
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (b, S, S, 3) to the model's input (b, 3, S, S): see `model.pretrained_cfg`'s mean and std."""
@@ -57,30 +91,35 @@ class EvaluationTask(LightningModule):
         images, labels = batch
         logits, routing = self.model(self.prepare(images), return_routing=True)
         scores = logits.float()
-        for metric in (self.top1, self.top5, self.per_class):
-            metric.update(scores, labels)
+        self.confusion.update(scores, labels)
+        self.top5.update(scores, labels)
         self.mean_loss.update(nn.functional.cross_entropy(scores, labels, reduction="none"))
-        self.seen += torch.bincount(labels.cpu(), minlength=len(self.seen))
-        if isinstance(routing, Routing):
-            weight = routing.dense.sum(0).detach().double().cpu()
-            self.component_weight = weight if self.component_weight is None else self.component_weight + weight
+        if self.usage is not None:
+            self.usage.update(routing, labels)
 
     def _reset(self) -> None:
-        for metric in (self.top1, self.top5, self.per_class, self.mean_loss):
-            metric.reset()
-        self.component_weight = None
-        self.seen.zero_()
+        for metric in (self.confusion, self.top5, self.mean_loss, self.usage):
+            if metric is not None:
+                metric.reset()
+        self._evaluation_started = time.perf_counter()
 
     def _result(self) -> Evaluation:
-        per_class = 100 * (1 - self.per_class.compute())
-        load = self.component_weight
+        """Over all ranks; every rank must call it."""
+        confusion = self.confusion.compute().cpu()
+        right, count = confusion.diagonal(), confusion.sum(1)
+        usage = None if self.usage is None else self.usage.compute()
         return Evaluation(
-            images=int(self.seen.sum()),
-            top1_error=100 * (1 - self.top1.compute().item()),
+            images=int(count.sum()),
+            top1_error=100 * (1 - int(right.sum()) / int(count.sum())),
             top5_error=100 * (1 - self.top5.compute().item()),
             loss=self.mean_loss.compute().item(),
-            class_errors=[e if n else math.nan for e, n in zip(per_class.tolist(), self.seen.tolist(), strict=True)],
-            component_load=None if load is None else (load / load.sum()).tolist(),
+            class_errors=[
+                100 * (1 - r / n) if n else math.nan for r, n in zip(right.tolist(), count.tolist(), strict=True)
+            ],
+            component_load=None if usage is None else usage.load,
+            confusion=confusion,
+            usage=usage,
+            seconds=time.perf_counter() - self._evaluation_started,
         )
 
     def on_test_epoch_start(self) -> None:
@@ -93,7 +132,7 @@ class EvaluationTask(LightningModule):
         self.result = self._result()
 
 
-def require_fit(model: PooledClassifier, dataset: PackedDataset) -> None:
+def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset) -> None:
     """Refuse a set the model cannot be judged on.
 
     Raises:
@@ -113,13 +152,18 @@ def require_fit(model: PooledClassifier, dataset: PackedDataset) -> None:
 
 def evaluate(
     model: PooledClassifier,
-    dataset: PackedDataset,
+    dataset: PackedDataset | FolderDataset,
     batch_size: int = 256,
     num_workers: int = 0,
     precision: Any = "32-true",
     progress: bool = False,
+    devices: int | str = 1,
 ) -> Evaluation:
-    """Top-1 and top-5 error of `model` on every image of `dataset`, single centre view.
+    """Top-1 and top-5 error of `model` on every image of `dataset`, each counted once, single centre view.
+
+    Args:
+        batch_size: images at a time on each device.
+        devices: how many of them share the images; "auto": all there are.
 
     Raises:
         DataError: see `require_fit`.
@@ -129,6 +173,20 @@ def evaluate(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     task = EvaluationTask(model)
-    trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=1)
-    trainer.test(task, val_loader(dataset, batch_size, num_workers), verbose=False)
+    trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
+    require_share(dataset, trainer.world_size)
+    loader = val_loader(dataset, batch_size, num_workers, trainer.world_size, trainer.global_rank)
+    trainer.test(task, loader, verbose=False)
     return task.result
+
+
+def require_share(dataset: PackedDataset | FolderDataset, ranks: int) -> None:
+    """Refuse a set of fewer images than there are processes to share them: one without any would wait for ever.
+
+    Raises:
+        DataError: there are.
+    """
+    if len(dataset) < ranks:
+        raise DataError(
+            f"{dataset.path}: {len(dataset)} images of {dataset.split!r} cannot be shared by {ranks} devices"
+        )

@@ -31,6 +31,8 @@ def writing(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # the new name must not reach the disk before what it names
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:

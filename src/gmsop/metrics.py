@@ -1,8 +1,11 @@
-"""`metrics.csv`: one row per epoch of a run, that a resumed run goes on with."""
+"""What runs and evaluations leave as CSV: `metrics.csv`, a row per epoch; confusion matrices; errors per class."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from gmsop.files import writing
 
@@ -34,3 +37,35 @@ def log_epoch(path: str | Path, epoch: int, values: Mapping[str, float]) -> None
         writer = csv.DictWriter(file, ["epoch", *names])
         writer.writeheader()
         writer.writerows({"epoch": e, **row} for e, row in sorted(rows.items()))
+
+
+def write_confusion(path: str | Path, names: Sequence[str], confusion: Tensor) -> None:
+    """The matrix (classes, classes) with a header: a row per true class, a column per answer.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    _write_rows(path, ["class", *names], ([n, *row] for n, row in zip(names, confusion.tolist(), strict=True)))
+
+
+def write_class_errors(path: str | Path, names: Sequence[str], confusion: Tensor) -> None:
+    """Per class its images, how many were told wrong, the top-1 error in percent, and what it was taken for most.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    rows: list[list[Any]] = []
+    for i, (name, counts) in enumerate(zip(names, confusion, strict=True)):
+        images, right = int(counts.sum()), int(counts[i])
+        others = counts.clone()
+        others[i] = 0
+        mistaken = names[int(others.argmax())] if images > right else ""
+        rows.append([name, images, images - right, f"{100 * (1 - right / images):.2f}" if images else "", mistaken])
+    _write_rows(path, ["class", "images", "errors", "top1_error", "most_often_taken_for"], rows)
+
+
+def _write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with writing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,6 +1,7 @@
 """Lightning's Trainer as gmsop uses it: quiet, reproducible on a CPU, with a progress bar when asked."""
 
 import logging
+import os
 import sys
 import warnings
 from typing import Any
@@ -10,13 +11,26 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 
-def make_trainer(progress: bool, callbacks: list[Any] | None = None, **options: Any) -> Trainer:
-    """A Trainer on whatever accelerator there is. On a CPU every operation is deterministic."""
+def make_trainer(
+    progress: bool,
+    callbacks: list[Any] | None = None,
+    devices: int | str = "auto",
+    num_nodes: int = 1,
+    **options: Any,
+) -> Trainer:
+    """A Trainer on whatever accelerator there is. On a CPU every operation is deterministic.
+
+    In a process that `torchrun` has started, `devices` and `num_nodes` are what it says.
+    """
+    devices, num_nodes = _launched(devices, num_nodes)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Reading uint8 pages of a memory map costs less than passing them between processes.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec, LeafSpec).*")
+    # gmsop's own loader enters an epoch where the checkpoint left it.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # a skipped step, told by itself
     callbacks = list(callbacks or [])
     bar = progress and sys.stdout.isatty()  # in a log file every refresh would be a line
     if bar:
@@ -24,6 +38,8 @@ def make_trainer(progress: bool, callbacks: list[Any] | None = None, **options: 
     options.setdefault("logger", False)
     return Trainer(
         callbacks=callbacks,
+        devices=devices,
+        num_nodes=num_nodes,
         enable_progress_bar=bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -34,8 +50,19 @@ def make_trainer(progress: bool, callbacks: list[Any] | None = None, **options: 
     )
 
 
+def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
+    """Processes per machine and machines: what `torchrun` says, if it has started this one."""
+    here, everywhere = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("WORLD_SIZE")
+    if here and everywhere and "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(here), int(everywhere) // int(here)
+    return devices, num_nodes
+
+
 class _ProgressBar(TQDMProgressBar):
-    """Counts epochs from 1, as the lines above it do."""
+    """Counts epochs from 1, as the lines above it do, and shows what the task's `bar` says."""
+
+    def get_metrics(self, trainer: Trainer, task: Any) -> Any:
+        return task.bar() if hasattr(task, "bar") else {}
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)

@@ -4,6 +4,7 @@ from gmsop.data.folder import pack_folder
 from gmsop.data.imagenet import pack_imagenet
 from gmsop.data.imdb import pack_imdb
 from gmsop.data.inspect import contact_sheet, inspect_set
+from gmsop.data.live import FolderDataset
 from gmsop.data.loader import train_loader, val_loader
 from gmsop.data.packed import PackedDataset
 from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage
@@ -13,6 +14,7 @@ from gmsop.data.tiny_imagenet import pack_tiny_imagenet
 from gmsop.data.writer import PackedWriter
 
 __all__ = [
+    "FolderDataset",
     "ImageFile",
     "PackOptions",
     "PackedDataset",

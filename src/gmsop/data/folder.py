@@ -47,7 +47,9 @@ def pack_folder(
         files = _listed(source, val_fraction, seed)
     elif source.is_dir():
         files = (
-            _split_files(source) if (source / "train").is_dir() else _draw_split(_classes(source), val_fraction, seed)
+            _split_files(source)
+            if (source / "train").is_dir()
+            else _draw_split(image_classes(source), val_fraction, seed)
         )
     else:
         raise DataError(f"{source}: no such folder, nor a .csv file")
@@ -68,7 +70,7 @@ def pack_folder(
 Files = dict[str, list[Path]]
 
 
-def _classes(folder: Path) -> Files:
+def image_classes(folder: Path) -> Files:
     """Class name to its image files, sorted; empty classes left out."""
     found: Files = {}
     for child in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -90,7 +92,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _split_files(source: Path) -> dict[str, Files]:
-    return {split: _classes(source / split) for split in SPLITS}
+    return {split: image_classes(source / split) for split in SPLITS}
 
 
 def _draw_split(classes: Files, val_fraction: float, seed: int) -> dict[str, Files]:

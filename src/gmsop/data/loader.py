@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gmsop.data.live import FolderDataset
 from gmsop.data.packed import PackedDataset
 from gmsop.data.resident import ResidentLoader, goes_resident
 from gmsop.data.sampler import EpochSampler, RankSampler
@@ -19,7 +20,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 class _Batches(Dataset[Any]):
     """Reads a list of indices in one NumPy call. With `mirrored`, index n + i is image i flipped left to right."""
 
-    def __init__(self, dataset: PackedDataset, mirrored: bool) -> None:
+    def __init__(self, dataset: PackedDataset | FolderDataset, mirrored: bool) -> None:
         self.dataset, self.mirrored = dataset, mirrored
 
     def __len__(self) -> int:
@@ -91,7 +92,7 @@ def train_loader(
 
 
 def val_loader(
-    dataset: PackedDataset,
+    dataset: PackedDataset | FolderDataset,
     batch_size: int,
     num_workers: int = 0,
     num_replicas: int = 1,
@@ -105,7 +106,7 @@ def val_loader(
     """
     sampler = RankSampler(len(dataset), num_replicas, rank)
     device = device or torch.device("cpu")
-    if goes_resident(kind, dataset, device):
+    if isinstance(dataset, PackedDataset) and goes_resident(kind, dataset, device):
         return ResidentLoader(dataset, batch_size, sampler, device)
     return DataLoader(
         _Batches(dataset, mirrored=False),

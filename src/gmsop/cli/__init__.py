@@ -1,0 +1,79 @@
+"""The command line: parsing and printing only. Each command is a module with SUMMARY, EXAMPLE, `arguments`, `run`."""
+
+import signal
+import sys
+import warnings
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from gmsop.cli import benchmark, convert, data, demo, evaluate, models, predict, prepare, recipes, train
+from gmsop.cli.console import err
+from gmsop.errors import GmsopError
+
+COMMANDS: dict[str, Any] = {
+    "models": models,
+    "recipes": recipes,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "prepare": prepare,
+    "data": data,
+    "convert": convert,
+    "benchmark": benchmark,
+    "demo": demo,
+}
+
+
+class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the example on a line of its own."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    description = "Second-order pooling and gated mixtures of it, for PyTorch."
+    parser = ArgumentParser(prog="gmsop", description=description, formatter_class=Help)
+    parser.add_argument("--version", action="version", version=_version())
+    try:
+        commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+        for name, command in COMMANDS.items():
+            text = f"{command.SUMMARY}\n\nexample:\n  {command.EXAMPLE}"
+            sub = ArgumentParser(description=text, formatter_class=Help)
+            # All words are looked at beforehand: a recipe named on the command line sets the defaults of its options.
+            command.arguments(sub, argv[1:] if argv[:1] == [name] else [])
+            commands.add_subcommand(name, sub, help=command.SUMMARY)
+        args = parser.parse_args(argv)
+        with warnings.catch_warnings():
+            _print_own_warnings()
+            return COMMANDS[args.command].run(args[args.command]) or 0
+    except GmsopError as error:
+        err.print(f"gmsop: error: {error}", markup=False)
+        return 1
+    except OSError as error:  # a path that is too long, or may not be looked into
+        err.print(f"gmsop: error: {error}", markup=False)
+        return 1
+    except KeyboardInterrupt as stop:
+        err.print(": ".join(["gmsop: interrupted", *map(str, stop.args)]), markup=False)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
+
+
+def _version() -> str:
+    from gmsop import __version__
+
+    return f"gmsop {__version__}"
+
+
+def _print_own_warnings() -> None:
+    """gmsop's own warnings are for the user: each time, in one line, in red."""
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        if category.__module__.startswith("gmsop."):
+            err.print(f"gmsop: warning: {message}", markup=False, style="bold red")
+        else:
+            usual(message, category, filename, *rest, **more)
+
+    warnings.showwarning = show

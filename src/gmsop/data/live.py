@@ -1,0 +1,68 @@
+"""A folder of images read as it is, image by image, where packing it first would not pay."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmsop.data.folder import image_classes
+from gmsop.data.images import decode_rgb
+from gmsop.errors import DataError
+
+
+class FolderDataset:
+    """`path/CLASS/*` as the labelled images of a `PackedDataset`, decoded when they are asked for.
+
+    Args:
+        path: the folder; where it has a sub-folder named `split`, that one is taken.
+        image_size: S; images are resized to S x S, their aspect ratio ignored.
+        class_names: of the model, in its order. The folder may lack some of them. None: the folder's own, sorted.
+        filter_name: box, bilinear, bicubic or lanczos.
+
+    Raises:
+        DataError: no images, or a class that is not among `class_names`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        image_size: int,
+        class_names: Sequence[str] | None = None,
+        filter_name: str = "box",
+    ) -> None:
+        self.path, self.split, self.image_size = Path(path), split, image_size
+        inner = self.path / split
+        files = image_classes(inner if inner.is_dir() else self.path)
+        if not files:
+            raise DataError(f"{path}: neither a packed set nor a folder of images (CLASS/*.jpg, {split}/CLASS/*.jpg)")
+        self.class_names = list(class_names or files)
+        if unknown := sorted(set(files) - set(self.class_names)):
+            raise DataError(f"{path}: the model knows no class named {', '.join(unknown[:5])}")
+        pairs = [(file, self.class_names.index(name)) for name, found in files.items() for file in found]
+        self.labels: NDArray[np.int64] = np.array([label for _, label in pairs], np.int64)
+        self.images = _Decoded([file for file, _ in pairs], image_size, filter_name)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        return self.images[np.array([index])][0], int(self.labels[index])
+
+
+class _Decoded:
+    """What of an array of images the loaders use: `images[rows]` is (rows, S, S, 3) uint8."""
+
+    def __init__(self, files: list[Path], size: int, filter_name: str) -> None:
+        self.files, self.size, self.filter_name = files, size, filter_name
+        self.nbytes = len(files) * size * size * 3
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([self._decode(self.files[row]) for row in rows])
+
+    def _decode(self, file: Path) -> NDArray[np.uint8]:
+        try:
+            return decode_rgb(file, self.size, self.filter_name)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error

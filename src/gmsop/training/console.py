@@ -1,0 +1,54 @@
+"""What a run says while it works."""
+
+import time
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class TrainingWarning(RuntimeWarning):
+    """Something went wrong that a run goes on without."""
+
+
+def warn(text: str) -> None:
+    """A `TrainingWarning`, on the first rank alone."""
+    if not getattr(rank_zero_only, "rank", 0):
+        warnings.warn(text, TrainingWarning, stacklevel=2)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+class EpochLines(Callback):
+    """One line per epoch, kept on the screen above the progress bar."""
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self._started, self._first = time.perf_counter(), self._place(trainer)
+
+    @staticmethod
+    def _place(trainer: pl.Trainer) -> float:
+        """Epochs done, with a fraction."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return trainer.current_epoch + progress / max(1, trainer.num_training_batches)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        values, epochs = task.row, trainer.max_epochs or 0
+        done = trainer.current_epoch + 1
+        left = (time.perf_counter() - self._started) / max(1e-9, done - self._first) * (epochs - done)
+        skipped = f"  {values['train/skipped_passes']:.0f} steps skipped" if "train/skipped_passes" in values else ""
+        task.print(
+            f"epoch {done:{len(str(epochs))}}/{epochs}  loss {values['train/loss']:.3f}  "
+            f"validation: top-1 error {values['val/top1_error']:5.2f} %, top-5 {values['val/top5_error']:5.2f} %  "
+            f"{task.speed:,.0f} images/s" + (f"  {duration(left)} left" if done < epochs else "") + skipped
+        )

@@ -1,0 +1,57 @@
+"""Where the numbers of a run go besides `metrics.csv`: TensorBoard, and Weights & Biases when asked."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from gmsop.errors import ConfigError
+from gmsop.recipe import Recipe
+from gmsop.training.console import warn
+
+
+class _PatientTensorBoard(TensorBoardLogger):
+    """Goes silent, with a warning, when its files cannot be written: a full disk must not end a run."""
+
+    _broken = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._try(super().log_metrics, metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        self._try(super().save)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._try(super().finalize, status)
+
+    def _try(self, action: Any, *args: Any) -> None:
+        if self._broken:
+            return
+        try:
+            action(*args)
+        except OSError as error:
+            self._broken = True
+            warn(f"TensorBoard's files cannot be written any more ({error.strerror or error}); the run goes on")
+
+
+def make_loggers(folder: Path, recipe: Recipe, wandb: str | None, step: int) -> list[Logger]:
+    """TensorBoard in `folder`, and the Weights & Biases project `wandb`.
+
+    Args:
+        step: the run goes on from; TensorBoard forgets what was logged from there on.
+
+    Raises:
+        ConfigError: `wandb`, and the package is not installed.
+    """
+    loggers: list[Logger] = [_PatientTensorBoard(folder, name="", version="", purge_step=step or None)]
+    if wandb:
+        if find_spec("wandb") is None:
+            raise ConfigError("--wandb needs the package of that name: pip install wandb")
+        loggers.append(WandbLogger(name=folder.name, project=wandb, save_dir=folder, config=recipe.to_dict()))
+    return loggers

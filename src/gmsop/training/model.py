@@ -1,0 +1,42 @@
+"""A fresh model as a recipe and a set ask for it."""
+
+import torch
+from torch import nn
+
+from gmsop.assembly import OPTIONS
+from gmsop.data import PackedDataset
+from gmsop.errors import ConfigError, DataError
+from gmsop.models import create_model
+from gmsop.nn import PooledClassifier
+from gmsop.recipe import Recipe
+
+
+def fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
+    """The recipe's model with as many classes as the set has, its input prepared by the set's statistics.
+
+    Raises:
+        UnknownNameError: no such model.
+        ConfigError: an option that models do not have.
+        DataError: a colour channel that never varies, and is to be divided by its deviation.
+    """
+    for option in recipe.model_args:
+        if option not in OPTIONS:
+            raise ConfigError(f"recipe: model_args has no option {option!r}; there are {', '.join(sorted(OPTIONS))}")
+    model = create_model(recipe.model, len(dataset.class_names), **recipe.model_args)
+    with torch.no_grad():
+        model.backbone.stem.conv.weight.div_(recipe.stem_scale)  # type: ignore[union-attr, operator]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = recipe.bn_momentum
+    meta = dataset.meta
+    std = meta["rgb_std"] if recipe.normalize == "mean_std" else (1.0, 1.0, 1.0)
+    if min(std) <= 0:
+        raise DataError(f"{dataset.path}: a colour channel never varies (rgb_std {std}): use normalize: mean")
+    model.pretrained_cfg.update(
+        mean=tuple(v / 255 for v in meta["rgb_mean"]),
+        std=tuple(v / 255 for v in std),
+        input_size=(3, dataset.image_size, dataset.image_size),
+        num_classes=model.num_classes,
+        label_names=dataset.class_names,
+    )
+    return model

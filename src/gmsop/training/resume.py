@@ -1,0 +1,71 @@
+"""Going on with a run: is this checkpoint one of this run, and where in the data was it?"""
+
+from pathlib import Path
+from typing import Any
+
+from gmsop.checkpoint import describe
+from gmsop.data import PackedDataset
+from gmsop.errors import CheckpointError, ConfigError
+from gmsop.nn import PooledClassifier
+from gmsop.recipe import Recipe
+from gmsop.training.checkpoints import find_checkpoint, read_whole
+
+FREE = ("num_workers", "loader", "checkpoint_every")
+"""What may differ when a run goes on: it changes no batch."""
+
+PER_EPOCH = ("batch_size", "accumulate", "flip", "the data")
+"""What decides how many passes an epoch has, and so may only change between epochs."""
+
+
+def open_checkpoint(
+    resume: str | Path, model: PooledClassifier, recipe: Recipe, train_set: PackedDataset, allow_changes: bool
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint to go on from, and its content.
+
+    Args:
+        resume: a run folder, of which the newest whole checkpoint is taken, or a `.ckpt` file.
+        allow_changes: of the recipe and the data.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another model.
+        ConfigError: of a complete run, or of another recipe or other data, all differences listed.
+    """
+    path = find_checkpoint(Path(resume)) if Path(resume).is_dir() else Path(resume)
+    checkpoint = read_whole(path)
+    saved = checkpoint["gmsop"]
+    found, wanted = saved["model"], describe(model)
+    for key in ("name", "num_classes", "init_args"):
+        if found[key] != wanted[key]:
+            raise CheckpointError(f"{path}: another model ({key} {found[key]}, the recipe has {wanted[key]})")
+    before, now = saved["recipe"], recipe.to_dict()
+    changed = {k: f"{before.get(k)} -> {now[k]}" for k in now if now[k] != before.get(k) and k not in FREE}
+    if saved["data"] != fingerprint(train_set):
+        changed["the data"] = f"another set than {train_set.path}"
+    listed = "; ".join(f"{key} {change}" for key, change in changed.items())
+    if changed and not allow_changes:
+        raise ConfigError(
+            f"{path}: a run is resumed by its own recipe, but {listed}. To change it on purpose: --allow_changes"
+        )
+    if saved["images"] and (fixed := [key for key in changed if key in PER_EPOCH]):
+        raise ConfigError(f"{path} is from within an epoch, where {', '.join(fixed)} cannot change ({listed})")
+    if saved["epoch"] >= recipe.total_epochs:
+        raise ConfigError(f"{path}: the run is complete, all {recipe.total_epochs} epochs are done")
+    return path, checkpoint
+
+
+def fingerprint(dataset: PackedDataset) -> str:
+    """Of images and labels."""
+    return ":".join(dataset.meta["sha256"][name] for name in ("images.npy", "labels.npy"))
+
+
+def where(checkpoint: dict[str, Any], ranks: int) -> str:
+    """In words, where a run goes on, and what is not as it was."""
+    saved = checkpoint["gmsop"]
+    place = f"epoch {saved['epoch'] + 1}" + (f", after {saved['images']:,} images of it" if saved["images"] else "")
+    text = f"going on from step {checkpoint['global_step']:,} ({place})"
+    if saved["world_size"] != ranks:
+        text += (
+            f", on {ranks} process{'es' if ranks > 1 else ''} where there were {saved['world_size']}: the same images "
+            "in the same order, but other random flips, noise and BatchNorm statistics"
+        )
+    return text

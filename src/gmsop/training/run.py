@@ -1,0 +1,224 @@
+"""A whole run: from a recipe, a set and an empty folder to a trained model, or onwards from where it stopped."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
+
+from gmsop.checkpoint import load_model, save_model
+from gmsop.curves import plot_curves
+from gmsop.data import PackedDataset, train_loader, val_loader
+from gmsop.errors import ConfigError, DataError
+from gmsop.evaluation import Evaluation, require_fit, require_share
+from gmsop.files import WriteError, write_error, writing
+from gmsop.recipe import Recipe
+from gmsop.trainer import make_trainer
+from gmsop.training.checkpoints import BEST, LAST, CheckpointFiles, CheckpointWriter
+from gmsop.training.console import EpochLines
+from gmsop.training.environment import note_start
+from gmsop.training.loggers import make_loggers
+from gmsop.training.model import fresh_model
+from gmsop.training.resume import fingerprint, open_checkpoint, where
+from gmsop.training.signals import Interrupted, Signals, Stop
+from gmsop.training.task import TrainingTask
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run left behind."""
+
+    folder: Path
+    result: Evaluation
+    """On the validation split, of the last epoch."""
+    best_top1_error: float
+    best_epoch: int
+    seconds: float
+    """Wall-clock time of training and validation."""
+    parameters: int
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    resume: str | Path | None = None,
+    progress: bool = False,
+    *,
+    allow_changes: bool = False,
+    devices: int | str = "auto",
+    num_nodes: int = 1,
+    accelerator: str = "auto",
+    wandb: str | None = None,
+) -> Run:
+    """Train `recipe.model` on the packed set `data`.
+
+    Leaves in the folder `out`: `recipe.yaml`, `environment.json`, `metrics.csv`, `timing.csv`, TensorBoard events,
+    `curves.png`, `best.ckpt` (lowest top-1 error on val) and `validation.npz` (its confusion matrix and gate usage),
+    `last.ckpt` and `previous.ckpt`, `model.safetensors` (the weights of `best.ckpt`).
+
+    Runs in one process, or in as many as there are devices: started by Lightning, or by `torchrun`, whose numbers then
+    count. The recipe's batch size is that of all of them together.
+
+    Args:
+        resume: a run folder, usually `out`, or a `.ckpt` file, to go on from.
+        progress: show a progress bar and a line per epoch.
+        allow_changes: resume with another recipe, or other data, than the run had.
+        devices: processes on this machine, one per GPU (or CPU process); "auto": all GPUs, or one CPU process.
+        num_nodes: machines.
+        accelerator: "cpu", "cuda", ... as Lightning names them.
+        wandb: a Weights & Biases project to log to.
+
+    Raises:
+        ConfigError: a recipe value that cannot work, here or at all; `out` already holds a run and `resume` is not
+            given; `resume` is of another recipe, or complete.
+        DataError: `data` is no valid packed set, or of another image size than the recipe's.
+        TrainingError: the loss is not finite any more; the text says where it began and what checkpoint is good.
+        CheckpointError: `resume` is missing, damaged, or of another model.
+        WriteError: `out` cannot be written at the start or at the end; in between it is warned about.
+        KeyboardInterrupt: Ctrl-C or SIGTERM (`Interrupted`, with its `signum`); its text says how to go on.
+    """
+    recipe.check()
+    out = Path(out)
+    if resume is None and _requeued() and (out / LAST).exists():
+        resume = out
+    first = is_first_process()
+    if resume is None and first:
+        _require_free(out)
+    train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
+    _require_trainable(train_set, recipe)
+    pl.seed_everything(recipe.seed, verbose=False)
+    model = fresh_model(recipe, train_set)
+    require_fit(model, train_set)
+    require_fit(model, val_set)
+    path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
+    task = TrainingTask(model, recipe, out, fingerprint(train_set))
+    writer = CheckpointWriter(out, recipe.checkpoint_every)
+    slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None  # `Signals` does it
+    callbacks: list[Callback] = [writer, Signals(writer, slurm)]
+    if recipe.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
+    if progress:
+        callbacks.append(EpochLines())
+    if first:
+        _save_recipe(recipe, out)
+    trainer = make_trainer(
+        progress,
+        callbacks,
+        max_epochs=recipe.total_epochs,
+        precision=recipe.precision,
+        accumulate_grad_batches=recipe.accumulate,
+        sync_batchnorm=recipe.sync_batchnorm,
+        devices=devices,
+        num_nodes=num_nodes,
+        accelerator=accelerator,
+        plugins=[CheckpointFiles(), *([slurm] if slurm else [])],
+        logger=make_loggers(out, recipe, wandb, checkpoint["global_step"] if checkpoint else 0),
+        log_every_n_steps=50,
+    )
+    ranks, device = trainer.world_size, trainer.strategy.root_device
+    _require_possible(recipe, ranks, device)
+    require_share(val_set, ranks)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if recipe.compile:
+        model.compile()
+    share = recipe.batch_size // ranks // recipe.accumulate
+    rank = trainer.global_rank
+    loader = train_loader(
+        train_set, share, recipe.seed, recipe.flip == "both", recipe.num_workers, ranks, rank, recipe.loader, device
+    )
+    judge = val_loader(val_set, share, recipe.num_workers, ranks, rank, recipe.loader, device)
+    if checkpoint is not None:
+        order: Any = loader.sampler
+        order.enter(checkpoint["gmsop"]["epoch"], checkpoint["gmsop"]["images"] // ranks)
+        if progress and first:
+            print(where(checkpoint, ranks), flush=True)
+    if first:
+        resumed = checkpoint and {"step": checkpoint["global_step"], "checkpoint": str(path)}
+        note_start(out / "environment.json", data=str(Path(data).resolve()), processes=ranks, resumed=resumed)
+    started = time.perf_counter()
+    _fit(trainer, task, loader, judge, path)
+    seconds = time.perf_counter() - started
+    if trainer.is_global_zero:
+        if not (out / BEST).exists():
+            raise WriteError(f"no checkpoint of the run in {out} could be written: there is nothing to keep")
+        plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
+        save_model(load_model(out / BEST), out / "model.safetensors")
+    parameters = sum(p.numel() for p in model.parameters())
+    return Run(out, task.result, writer.best_top1_error, writer.best_epoch + 1, seconds, parameters)
+
+
+def _fit(trainer: pl.Trainer, task: TrainingTask, loader: Any, judge: Any, path: Path | None) -> None:
+    out = task.folder
+    assert out is not None
+    try:
+        trainer.fit(task, loader, judge, ckpt_path=path, weights_only=True)
+    except OSError as error:
+        raise write_error(out, error) from error
+    except Stop as stop:
+        raise Interrupted(stop.signum, _hint(out)) from None
+    except SystemExit:  # how Lightning ends after a Ctrl-C that did not wait for the end of a step
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+        raise Interrupted(signal.SIGINT, _hint(out)) from None
+
+
+def _hint(out: Path) -> str:
+    return f"go on with: gmsop train --resume {out}" if (out / LAST).exists() else "there is no checkpoint yet"
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of its run that prints and writes."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def _requeued() -> bool:
+    """Whether Slurm has started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+
+
+def _require_free(out: Path) -> None:
+    """Refuse a folder whose files a run would replace. A run that ended before its first checkpoint has none."""
+    if (out / LAST).exists():
+        raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}")
+    if found := [name for name in (BEST, "metrics.csv", "model.safetensors") if (out / name).exists()]:
+        raise ConfigError(f"{out} already holds {', '.join(found)}; choose another --out")
+
+
+def _require_trainable(dataset: PackedDataset, recipe: Recipe) -> None:
+    if len(dataset) < 2:
+        raise DataError(f"{dataset.path}: {len(dataset)} images to train on; BatchNorm needs at least two")
+    if dataset.image_size != recipe.image_size:
+        raise DataError(
+            f"{dataset.path} holds images of {dataset.image_size} pixels, the recipe is for {recipe.image_size}; "
+            f"pass --image_size {dataset.image_size} to train on them all the same"
+        )
+
+
+def _require_possible(recipe: Recipe, ranks: int, device: torch.device) -> None:
+    """Refuse what this machine cannot do."""
+    passes = ranks * recipe.accumulate
+    if recipe.batch_size % passes or recipe.batch_size // passes < 2:
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} cannot be shared equally, two images or more each, by {ranks} devices"
+            + (f" in {recipe.accumulate} passes" if recipe.accumulate > 1 else "")
+        )
+    if recipe.sync_batchnorm and device.type != "cuda":
+        raise ConfigError("recipe: sync_batchnorm needs CUDA devices: PyTorch has it for no others")
+    if recipe.precision == "16-mixed" and device.type == "cpu":
+        raise ConfigError("recipe: precision 16-mixed needs a GPU; on a CPU there is bf16-mixed")
+
+
+def _save_recipe(recipe: Recipe, out: Path) -> None:
+    with writing(out / "recipe.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))

@@ -1,0 +1,96 @@
+"""SIGINT and SIGTERM, and the signal by which Slurm announces a requeue, wait for the end of the step."""
+
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from gmsop.training.checkpoints import CheckpointWriter
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was told to stop, and has stopped in good order."""
+
+    def __init__(self, signum: int, hint: str = "") -> None:
+        super().__init__(hint)
+        self.signum = signum
+
+
+class Stop(Exception):  # noqa: N818 (no error)
+    """Leaves Lightning's loops. Not a KeyboardInterrupt, which Lightning would turn into an exit of the process."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+class Signals(Checkpoint):  # so that Lightning calls it after the callback that writes the epoch's checkpoint
+    """Saves a checkpoint and ends the run when a signal has come, on all ranks at the same step.
+
+    A validation is finished first, for the epoch that it ends. The second Ctrl-C ends the process at once. Under Slurm,
+    SIGTERM is what a job gets along with the requeue signal and is left alone, and the requeue signal (SIGUSR1, or what
+    SLURMEnvironment says) saves and puts the job back into the queue.
+    """
+
+    def __init__(self, writer: CheckpointWriter, environment: SLURMEnvironment | None) -> None:
+        self.writer = writer
+        self.requeue = getattr(environment, "requeue_signal", None) or signal.SIGUSR1 if environment else None
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        mine = [signal.SIGINT, *([self.requeue] if self.requeue else [signal.SIGTERM])]
+        self._before = {number: signal.signal(number, self._note) for number in mine}
+        if self.requeue:
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        rank_zero_info(f"{signal.Signals(number).name}: saving a checkpoint after this step")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:
+        if self.writer.between_steps(trainer, index):
+            self._act(trainer, saved=False)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            self._act(trainer, saved=True)
+
+    def _act(self, trainer: pl.Trainer, saved: bool) -> None:
+        number = self.received
+        if trainer.world_size > 1:  # the launcher may have told one rank alone
+            here = torch.tensor(number, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(here, torch.distributed.ReduceOp.MAX)
+            number = int(here)
+        if not number:
+            return
+        if not saved:
+            self.writer.save_last(trainer)
+        if number == self.requeue and trainer.is_global_zero:
+            requeue()
+        raise Stop(number)
+
+    def teardown(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def requeue() -> None:
+    """Put this Slurm job back into the queue, under the same id."""
+    job = os.environ["SLURM_JOB_ID"]
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    rank_zero_info(f"requeued {job}" if done.returncode == 0 else f"could not requeue {job}: {done.stderr.strip()}")

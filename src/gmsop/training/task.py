@@ -1,0 +1,216 @@
+"""The training step: what a recipe asks of every batch, and what is counted on the way."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gmsop.checkpoint import describe
+from gmsop.errors import TrainingError
+from gmsop.evaluation import EvaluationTask
+from gmsop.files import WriteError
+from gmsop.metrics import log_epoch
+from gmsop.nn import GatedMixture, PooledClassifier
+from gmsop.ops import balance_loss
+from gmsop.recipe import Recipe
+from gmsop.training.augment import augment_pixels, mix, random_flip
+from gmsop.training.console import warn
+from gmsop.training.non_finite import all_agree, first_non_finite
+from gmsop.training.schedule import rate_and_momentum
+from gmsop.training.totals import EpochTotals, epoch_means
+
+MAX_SKIPPED = 10
+"""Passes in a row whose loss is not finite, after which `non_finite: skip` gives up."""
+
+
+class TrainingTask(EvaluationTask):
+    """The optimisation a `Recipe` describes.
+
+    Args:
+        folder: of the run, where `metrics.csv` and `timing.csv` go; None: nowhere.
+        data: fingerprint of the training set, for the checkpoints.
+    """
+
+    def __init__(self, model: PooledClassifier, recipe: Recipe, folder: Path | None = None, data: str = "") -> None:
+        super().__init__(model)
+        self.recipe, self.folder, self.data = recipe, folder, data
+        pool = model.pool
+        self.totals = EpochTotals(pool.gate.num_components if isinstance(pool, GatedMixture) else 0)
+        self.row: dict[str, float] = {}
+        """What is known of the epoch that was validated last; see `metrics.csv`."""
+        self.speed = math.nan
+        """Images per second of the epoch under way, over all ranks."""
+        self._unwritten: dict[int, dict[str, float]] = {}
+        self._skipped_in_a_row = 0
+        self._passes_here = 0
+        self._started = time.perf_counter()
+
+    # --- the optimiser ---
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        recipe = self.recipe
+        stem = self.model.backbone.stem.conv.weight  # type: ignore[union-attr]
+        rest = [p for p in self.model.parameters() if p is not stem and p.requires_grad]
+        groups = [{"params": rest, "lr": recipe.lr}, {"params": [stem], "lr": recipe.lr / recipe.stem_scale**2}]
+        return torch.optim.SGD(
+            groups, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
+        )
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps_per_epoch: int) -> None:
+        """Everything the recipe says of the optimiser, for one step; whatever a checkpoint said before."""
+        recipe = self.recipe
+        factor, momentum = rate_and_momentum(recipe, epoch, step, steps_per_epoch)
+        for group, base in zip(optimizer.param_groups, (recipe.lr, recipe.lr / recipe.stem_scale**2), strict=True):
+            group.update(
+                lr=factor * base, momentum=momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
+            )
+        self._rate = factor * recipe.lr
+
+    # --- the step ---
+
+    def on_train_start(self) -> None:
+        self._begin_clock()
+
+    def on_train_epoch_start(self) -> None:
+        self._begin_clock()
+
+    def _begin_clock(self) -> None:
+        self._started, self._passes_here = time.perf_counter(), 0
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        # All randomness of a step (crops, flips, dropout, noise, ties) follows from the seed and where the step is, so
+        # that a run goes on from any step exactly as one that was never stopped.
+        place = np.random.SeedSequence((self.recipe.seed, self.current_epoch, index, self.global_rank))
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+        accumulate = self.recipe.accumulate
+        steps = math.ceil(self.trainer.num_training_batches / accumulate)
+        self.set_rates(self.trainer.optimizers[0], self.current_epoch, index // accumulate, steps)
+        if self.recipe.non_finite == "skip":
+            self._statistics = [buffer.clone() for buffer in self.model.buffers()]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | None:
+        recipe = self.recipe
+        images, labels = batch
+        inputs = random_flip(self.prepare(augment_pixels(images, recipe)), recipe.flip)
+        inputs, targets = mix(inputs, labels, recipe, self.model.num_classes)
+        logits, routing = self.model(inputs, return_routing=True)
+        cross_entropy = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        loss, balance = cross_entropy, None
+        if routing is not None:
+            balance = balance_loss(routing.dense, across_ranks=True)
+            step_images = len(labels) * self.trainer.world_size * recipe.accumulate
+            loss = loss + recipe.balance_weight / step_images * balance
+        self._passes_here += 1
+        if not all_agree(loss.detach().isfinite()):
+            self._not_finite(images, inputs, index)
+            return None
+        self._skipped_in_a_row = 0
+        with torch.no_grad():
+            self.totals.update(cross_entropy, logits, labels, routing, balance)
+        return loss
+
+    def _not_finite(self, images: Tensor, inputs: Tensor, index: int) -> None:
+        """Stop, saying all that is known; or pass over the step, if the recipe says so."""
+        self._skipped_in_a_row += 1
+        step = self.trainer.global_step
+        where = f"step {step} (epoch {self.current_epoch + 1}, batch {index + 1})"
+        if self.recipe.non_finite == "skip":
+            for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
+                buffer.copy_(before)
+            if self._skipped_in_a_row < MAX_SKIPPED:
+                self.totals.skip()
+                warn(f"the loss is not finite in {where}: skipped")
+                return
+            where = f"{MAX_SKIPPED} steps in a row, up to {where}"
+        loader: Any = self.trainer.train_dataloader
+        size = loader.batch_size
+        indices = loader.sampler.indices(self.current_epoch)[index * size : (index + 1) * size]
+        layer = (
+            first_non_finite(self.model, inputs) or "the loss itself, here or on another rank: all layers are finite"
+        )
+        saved = self.folder and self.folder / "last.ckpt"
+        good = f"the last good checkpoint is {saved}" if saved and saved.exists() else "there is no checkpoint yet"
+        raise TrainingError(
+            f"the loss is not finite in {where}; it began in {layer}; the batch's images in the training set: "
+            f"{indices}; {good}. A smaller --lr is the first thing to try"
+        )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        pass_images = self.recipe.batch_size / self.recipe.accumulate
+        self.speed = self._passes_here * pass_images / (time.perf_counter() - self._started)
+
+    def bar(self) -> dict[str, str]:
+        """What the progress bar shows, of this rank's images."""
+        means = self.totals.compute()
+        return {
+            "loss": f"{means['train/loss']:.3f}",
+            "error": f"{means['train/top1_error']:.1f} %",
+            "images/s": f"{self.speed:,.0f}",
+        }
+
+    # --- the epoch ---
+
+    def on_validation_epoch_start(self) -> None:
+        self._train_seconds = time.perf_counter() - self._started
+        self._reset()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.result = result = self._result()
+        self.row = {
+            "lr": self._rate,
+            **epoch_means(self.totals.values()),
+            "val/loss": result.loss,
+            "val/top1_error": result.top1_error,
+            "val/top5_error": result.top5_error,
+        }
+        if result.usage is not None:
+            self.row |= {"val/gate_entropy": result.usage.entropy, "val/dead_components": float(len(result.usage.dead))}
+        self.totals.reset()
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict({name: torch.tensor(value) for name, value in self.row.items()})
+        if self.folder is None or not self.trainer.is_global_zero:
+            return
+        # What is not the same when a run is repeated stands apart.
+        timing = {
+            "train_seconds": self._train_seconds,
+            "images_per_second": self.speed,
+            "val_seconds": self.result.seconds,
+        }
+        self._unwritten[self.current_epoch] = self.row
+        try:
+            for epoch in sorted(self._unwritten):
+                log_epoch(self.folder / "metrics.csv", epoch, self._unwritten[epoch])
+            self._unwritten.clear()
+            log_epoch(self.folder / "timing.csv", self.current_epoch, timing)
+        except WriteError as error:  # kept, and written after the next epoch
+            warn(str(error))
+
+    # --- the checkpoint ---
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        recipe = self.recipe
+        over = epochs.processed == epochs.ready
+        checkpoint["gmsop"] = {
+            "model": describe(self.model),
+            "recipe": recipe.to_dict(),
+            "epoch": epochs.processed,
+            "images": 0 if over else batches.processed * (recipe.batch_size // recipe.accumulate),
+            "world_size": self.trainer.world_size,
+            "data": self.data,
+            "totals": self.totals.values(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank == 0:  # the sums are those of all ranks
+            self.totals.load(checkpoint["gmsop"]["totals"])

@@ -1,0 +1,89 @@
+"""Sums over an epoch's training images, over all ranks, that a run resumed in mid-epoch goes on with."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from gmsop.nn import Routing
+
+
+class EpochTotals(Metric):
+    """Loss, errors, and what the gate does, summed over the images of an epoch.
+
+    Args:
+        num_components: of the gate; 0 without one.
+    """
+
+    full_state_update = False
+    images: Tensor
+    passes: Tensor
+    loss: Tensor
+    errors: Tensor
+    skipped: Tensor
+    balance: Tensor
+    entropy: Tensor
+    weight: Tensor
+    chosen: Tensor
+
+    def __init__(self, num_components: int = 0) -> None:
+        super().__init__(sync_on_compute=False, compute_with_cache=False)
+        self.num_components = num_components
+        for name in ("images", "passes", "errors", "skipped"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("loss", "balance", "entropy"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(num_components), dist_reduce_fx="sum")
+        self.add_state("chosen", torch.zeros(num_components, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(
+        self, loss: Tensor, logits: Tensor, labels: Tensor, routing: Routing | None, balance: Tensor | None
+    ) -> None:
+        """One pass: mean cross-entropy, logits (b, classes), labels (b,), the gate's decisions, the balance loss."""
+        count = len(labels)
+        self.images += count
+        self.passes += 1
+        self.loss += count * loss.float()
+        self.errors += (logits.argmax(1) != labels).sum()
+        if routing is not None and balance is not None:
+            gates = routing.gates.float()
+            self.balance += balance.float()
+            self.entropy -= torch.xlogy(gates, gates).sum()
+            self.weight += routing.dense.float().sum(0)
+            self.chosen += torch.bincount(routing.indices.flatten(), minlength=self.num_components)
+
+    def skip(self) -> None:
+        """A pass whose loss is not finite."""
+        self.skipped += 1
+
+    def compute(self) -> dict[str, float]:
+        """Of this rank: see `epoch_means`."""
+        return epoch_means({name: getattr(self, name) for name in self.metric_state})
+
+    def values(self) -> dict[str, Tensor]:
+        """The sums over all ranks. Every rank must call it."""
+        distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        with self.sync_context(should_sync=distributed):
+            return {name: getattr(self, name).detach().cpu().clone() for name in self.metric_state}
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Take up sums that `values` gave."""
+        for name in self.metric_state:
+            setattr(self, name, values[name].to(self.device))
+
+
+def epoch_means(sums: dict[str, Tensor]) -> dict[str, float]:
+    """Means by the names they have in `metrics.csv`; errors in percent, entropies in nats."""
+    images, passes = max(1, int(sums["images"])), max(1, int(sums["passes"]))
+    values = {"train/loss": float(sums["loss"]) / images, "train/top1_error": 100 * int(sums["errors"]) / images}
+    if int(sums["skipped"]):
+        values["train/skipped_passes"] = float(sums["skipped"])
+    if len(sums["weight"]):
+        share = sums["weight"] / sums["weight"].sum().clamp_min(1e-30)
+        values |= {
+            "train/balance_loss": float(sums["balance"]) / passes,
+            "gate/entropy": float(sums["entropy"]) / images,
+            "gate/load_entropy": float(-torch.xlogy(share, share).sum()),
+            "gate/dead_components": float((sums["chosen"] == 0).sum()),
+            **{f"gate/load_{i}": float(load) for i, load in enumerate(share)},
+        }
+    return values

@@ -1,0 +1,122 @@
+"""A run that was killed, wherever, and is gone on with ends exactly as one that never was."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import killed
+import pytest
+import torch
+import yaml
+from tiny import recipe, same, weights
+
+from gmsop.checkpoint import read_training_checkpoint
+from gmsop.data import PackedDataset, PackedWriter
+from gmsop.errors import CheckpointError, ConfigError
+from gmsop.metrics import read_metrics
+from gmsop.recipe import Recipe
+from gmsop.training import train
+from gmsop.training.console import TrainingWarning
+
+
+def run_and_kill(settings: Recipe, data: Path, out: Path, *moment: object) -> None:
+    file = out.parent / "recipe.yaml"
+    file.write_text(yaml.safe_dump(settings.to_dict()))
+    command = [sys.executable, killed.__file__, file, data, out, *moment]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+
+
+def assert_alike(a: Path, b: Path) -> None:
+    for name in ("last.ckpt", "best.ckpt", "model.safetensors"):
+        assert same(weights(a, name), weights(b, name)), name
+    assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+    states = [read_training_checkpoint(folder / "last.ckpt")["optimizer_states"][0]["state"] for folder in (a, b)]
+    assert all(torch.equal(states[0][i]["momentum_buffer"], s["momentum_buffer"]) for i, s in states[1].items())
+
+
+MOMENTS = [
+    ("at_step", 0, 3),  # the first epoch, one step after a checkpoint
+    ("while_writing", 2),
+    ("while_validating", 1),
+    ("at_step", 2, 0),
+    ("while_renaming", 1),
+]
+
+
+OPTIONS = {"schedule": "cosine", "ema_decay": 0.9, "accumulate": 2, "mixup": 0.4, "crop_padding": 4, "flip": "both"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "moments"),
+    [({"schedule": "one_cycle", "num_workers": 2}, MOMENTS[::3]), (OPTIONS, MOMENTS)],
+    ids=["workers", "options"],
+)
+def test_killed_again_and_again(small_set, tmp_path, changes, moments):
+    settings = recipe(epochs=[1, 2], batch_size=16, checkpoint_every=2, **changes)
+    whole = train(settings, small_set, tmp_path / "whole")
+    for moment in moments:
+        run_and_kill(settings, small_set, tmp_path / "killed", *moment)
+    resumed = train(settings, small_set, tmp_path / "killed", tmp_path / "killed")
+    assert_alike(resumed.folder, whole.folder)
+    assert resumed.result == whole.result
+    assert (resumed.best_epoch, resumed.best_top1_error) == (whole.best_epoch, whole.best_top1_error)
+
+
+def test_a_damaged_checkpoint_is_passed_over(small_set, tmp_path):
+    settings = recipe(epochs=[2], checkpoint_every=1)
+    whole = train(settings, small_set, tmp_path / "whole")
+    out = tmp_path / "killed"
+    run_and_kill(settings, small_set, out, "at_step", 1, 2)
+    with (out / "last.ckpt").open("r+b") as file:  # one flipped bit, that only a checksum finds
+        file.seek((out / "last.ckpt").stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 16]))
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: (damaged|not a training checkpoint)"):
+        train(settings, small_set, out, out / "last.ckpt")
+    with pytest.warns(TrainingWarning, match=r"Going on from .*previous\.ckpt"):
+        resumed = train(settings, small_set, out, out)
+    assert_alike(resumed.folder, whole.folder)
+
+
+@pytest.fixture(scope="module")
+def stopped(small_set, tmp_path_factory) -> Path:
+    """A run folder whose last checkpoint is from within the second of two epochs."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    run_and_kill(recipe(checkpoint_every=1), small_set, out, "at_step", 1, 1)
+    return out
+
+
+def test_a_changed_recipe_is_refused_and_allowed(small_set, stopped, tmp_path):
+    changed = recipe(checkpoint_every=1, lr=0.01, weight_decay=0.5)
+    with pytest.raises(ConfigError, match=r"lr 0.05 -> 0.01; weight_decay 0.0001 -> 0.5.*--allow_changes"):
+        train(changed, small_set, tmp_path / "x", stopped)
+    run = train(changed, small_set, tmp_path / "x", stopped, allow_changes=True)
+    assert read_metrics(run.folder / "metrics.csv")[1]["lr"] == 0.01
+    group = read_training_checkpoint(run.folder / "last.ckpt")["optimizer_states"][0]["param_groups"][0]
+    assert group["weight_decay"] == 0.5
+
+
+def test_what_decides_the_length_of_an_epoch_changes_between_epochs_alone(small_set, stopped, tmp_path):
+    with pytest.raises(ConfigError, match=r"within an epoch, where batch_size cannot change"):
+        train(recipe(batch_size=45), small_set, tmp_path / "x", stopped, allow_changes=True)
+
+
+def test_other_data_is_another_run(small_set, stopped, tmp_path):
+    dataset = PackedDataset(small_set, "train")
+    with PackedWriter(tmp_path / "set", 64, {"train": 90, "val": 10}, dataset.class_names, "x", "box") as writer:
+        for i in range(100):
+            writer.add(*dataset[i % 90])
+    with pytest.raises(ConfigError, match="the data another set than"):
+        train(recipe(), tmp_path / "set", tmp_path / "x", stopped)
+
+
+def test_another_models_checkpoint_is_not_resumed(small_set, stopped, tmp_path):
+    with pytest.raises(CheckpointError, match="another model"):
+        train(recipe(model="gap_tiny"), small_set, tmp_path / "x", stopped, allow_changes=True)
+    with pytest.raises(CheckpointError, match="no such file"):
+        train(recipe(), small_set, tmp_path / "x", tmp_path / "none.ckpt")
+    with pytest.raises(CheckpointError, match="no checkpoint to go on from"):
+        train(recipe(), small_set, tmp_path / "x", tmp_path)
+    assert not (tmp_path / "x").exists()

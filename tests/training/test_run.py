@@ -1,0 +1,90 @@
+import pytest
+from tiny import recipe, same, weights
+
+from gmsop.checkpoint import load_model
+from gmsop.data import PackedDataset
+from gmsop.errors import CheckpointError, ConfigError, DataError
+from gmsop.evaluation import evaluate
+from gmsop.metrics import read_metrics
+from gmsop.prediction import predict
+from gmsop.training import train
+
+
+@pytest.fixture(scope="module")
+def run(small_set, tmp_path_factory):
+    return train(recipe(), small_set, tmp_path_factory.mktemp("run") / "a")
+
+
+def test_a_run_leaves_what_it_says(run):
+    files = {p.name for p in run.folder.iterdir()}
+    assert {"recipe.yaml", "metrics.csv", "curves.png", "best.ckpt", "last.ckpt", "model.safetensors"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert (run.folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    metrics = read_metrics(run.folder / "metrics.csv")
+    assert sorted(metrics) == [0, 1]
+    keys = {
+        "train/loss",
+        "train/top1_error",
+        "train/balance_loss",
+        "val/top1_error",
+        "val/top5_error",
+        "val/loss",
+        "lr",
+    }
+    assert all(keys <= set(values) for values in metrics.values())
+    assert metrics[1]["val/top1_error"] == pytest.approx(run.result.top1_error)
+
+
+def test_the_best_checkpoint_is_the_exported_model(run, small_set):
+    val = PackedDataset(small_set, "val")
+    result = evaluate(load_model(run.folder / "model.safetensors"), val)
+    assert result.top1_error == pytest.approx(run.best_top1_error)
+    assert same(
+        load_model(run.folder / "best.ckpt").state_dict(), load_model(run.folder / "model.safetensors").state_dict()
+    )
+    last = evaluate(load_model(run.folder / "last.ckpt"), val)
+    assert last.class_errors == run.result.class_errors
+    assert last.loss == pytest.approx(run.result.loss, rel=1e-5)
+    assert last.component_load == pytest.approx(run.result.component_load, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights(run, small_set, tmp_path):
+    again = train(recipe(), small_set, tmp_path / "b")
+    assert same(weights(again.folder), weights(run.folder))
+    assert again.result == run.result
+    other = train(recipe(seed=1), small_set, tmp_path / "c")
+    assert not same(weights(other.folder), weights(run.folder))
+
+
+def test_a_run_is_not_overwritten(run, small_set):
+    with pytest.raises(ConfigError, match=r"already holds a run.*--resume"):
+        train(recipe(), small_set, run.folder)
+
+
+def test_another_models_checkpoint_is_not_resumed(run, small_set, tmp_path):
+    with pytest.raises(CheckpointError, match="another model"):
+        train(recipe(model="gap_tiny"), small_set, tmp_path / "x", resume=run.folder / "last.ckpt")
+    with pytest.raises(CheckpointError, match="no such file"):
+        train(recipe(), small_set, tmp_path / "x", resume=tmp_path / "none.ckpt")
+    assert not (tmp_path / "x").exists()
+
+
+def test_images_of_another_size_are_refused(small_set, tmp_path):
+    with pytest.raises(DataError, match="images of 64 pixels, the recipe is for 100"):
+        train(recipe(image_size=100), small_set, tmp_path / "x")
+
+
+def test_prediction_agrees_with_evaluation(run, small_set, tmp_path):
+    from PIL import Image
+
+    model = load_model(run.folder / "model.safetensors")
+    val = PackedDataset(small_set, "val")
+    wrong = 0
+    for image, label in val:
+        Image.fromarray(image).save(tmp_path / "image.png")
+        answer = predict(model, tmp_path / "image.png", top=3)
+        wrong += answer.classes[0][0] != val.class_names[label]
+        assert [p for _, p in answer.classes] == sorted((p for _, p in answer.classes), reverse=True)
+        assert len(answer.components) == 2
+        assert sum(w for _, w in answer.components) == pytest.approx(1, abs=1e-5)
+    assert 100 * wrong / len(val) == pytest.approx(run.best_top1_error, abs=1e-3)

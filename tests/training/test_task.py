@@ -1,0 +1,194 @@
+import math
+
+import pytest
+import torch
+from tiny import recipe, same, weights
+from torch.nn import functional as F
+
+from gmsop.checkpoint import read_training_checkpoint
+from gmsop.data import PackedDataset, train_loader
+from gmsop.errors import ConfigError, TrainingError
+from gmsop.metrics import read_metrics
+from gmsop.ops import balance_loss
+from gmsop.trainer import make_trainer
+from gmsop.training import TrainingTask, train
+from gmsop.training.console import TrainingWarning
+from gmsop.training.model import fresh_model
+
+
+def task_of(small_set, **changes) -> TrainingTask:
+    settings = recipe(**changes)
+    task = TrainingTask(fresh_model(settings, PackedDataset(small_set, "train")), settings)
+    task.trainer = make_trainer(False, accelerator="cpu")
+    return task
+
+
+def test_input_is_pixels_minus_the_mean_and_the_stem_is_scaled(small_set):
+    torch.manual_seed(0)
+    published = task_of(small_set, normalize="mean", stem_scale=60, bn_momentum=0.3)
+    torch.manual_seed(0)
+    plain = task_of(small_set, normalize="mean", stem_scale=1)
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    mean = torch.tensor(PackedDataset(small_set, "train").meta["rgb_mean"])
+    assert torch.allclose(published.prepare(images), (images - mean).permute(0, 3, 1, 2).float(), atol=1e-4)
+    stems = [t.model.backbone.stem.conv.weight for t in (published, plain)]
+    assert torch.allclose(stems[0] * 60, stems[1])
+    momenta = {
+        m.momentum for m in published.model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)
+    }
+    assert momenta == {0.3}
+
+
+def test_optimiser_follows_the_recipe(small_set):
+    task = task_of(small_set, stem_scale=60, epochs=[4, 2, 1], lr=0.1, weight_decay=1e-4)
+    optimizer = task.configure_optimizers()
+    rest, stem = optimizer.param_groups
+    assert stem["params"] == [task.model.backbone.stem.conv.weight]
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(task.model.parameters()))
+    for epoch, rate in enumerate([0.1] * 4 + [0.01] * 2 + [0.001]):
+        task.set_rates(optimizer, epoch, 0, 3)
+        assert rest["lr"] == pytest.approx(rate)
+        assert stem["lr"] == pytest.approx(rate / 3600)
+        assert {(g["weight_decay"], g["momentum"], g["nesterov"]) for g in (rest, stem)} == {(1e-4, 0.9, False)}
+
+
+@pytest.mark.parametrize("count", [30, 7])
+def test_balance_weight_is_against_the_summed_cross_entropy(small_set, count):
+    task = task_of(small_set, flip="none", balance_weight=100)
+    images, labels = torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8), torch.arange(count) % 10
+    torch.manual_seed(3)
+    loss = task.training_step((images, labels), 0)
+    torch.manual_seed(3)
+    logits, routing = task.model(task.prepare(images), return_routing=True)
+    summed = F.cross_entropy(logits, labels, reduction="sum") + 100 * balance_loss(routing.dense)
+    assert loss.item() == pytest.approx(summed.item() / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["label_smoothing", "mixup"])
+def test_soft_targets(small_set, kind):
+    task = task_of(small_set, flip="none", balance_weight=0, **{kind: 0.3})
+    images, labels = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8), torch.arange(8)
+    plain = task_of(small_set, flip="none", balance_weight=0)
+    plain.model.load_state_dict(task.model.state_dict())
+    losses = []
+    for each in (task, plain):
+        torch.manual_seed(3)
+        losses.append(each.training_step((images, labels), 0).item())
+    assert losses[0] != losses[1]
+    assert task.totals.compute()["train/loss"] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_accumulated_passes_have_the_gradient_of_one(small_set):
+    """Passes of half a step each, BatchNorm in evaluation mode, and no gate, whose balance is that of a pass."""
+    images, labels = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8), torch.arange(8)
+    gradients = []
+    for accumulate in (1, 2):
+        torch.manual_seed(0)
+        task = task_of(small_set, model="sr_sop_tiny", flip="none", accumulate=accumulate, batch_size=8)
+        task.double().eval()
+        for part in range(accumulate):
+            share = slice(part * 8 // accumulate, (part + 1) * 8 // accumulate)
+            (task.training_step((images[share], labels[share]), part) / accumulate).backward()  # as Lightning does
+        gradients.append([p.grad for p in task.model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        assert torch.allclose(one, two, rtol=1e-10, atol=1e-14)
+
+
+def test_what_an_epoch_counts(small_set, tmp_path):
+    metrics = read_metrics(train(recipe(model_args={"top_k": 1}), small_set, tmp_path / "x").folder / "metrics.csv")
+    for row in metrics.values():
+        loads = [row[f"gate/load_{i}"] for i in range(4)]
+        assert sum(loads) == pytest.approx(1, abs=1e-5)
+        assert row["gate/entropy"] == 0  # one component takes all
+        assert row["gate/load_entropy"] == pytest.approx(-sum(x * math.log(x) for x in loads if x), abs=1e-5)
+        assert row["gate/dead_components"] == sum(x == 0 for x in loads)
+        assert {"val/gate_entropy", "val/dead_components", "train/balance_loss"} <= set(row)
+
+
+def poison(monkeypatch, when):
+    """The components' weights are NaN in the batches for which `when(epoch, index)`."""
+    original = TrainingTask.training_step
+
+    def step(self, batch, index):
+        bad = when(self.current_epoch, index)
+        kept = [component.conv1.weight.detach().clone() for component in self.model.pool.components]
+        if bad:
+            with torch.no_grad():
+                for component in self.model.pool.components:  # all: whichever the gate picks
+                    component.conv1.weight.fill_(torch.nan)
+        try:
+            return original(self, batch, index)
+        finally:
+            with torch.no_grad():
+                for component, weight in zip(self.model.pool.components, kept, strict=True):
+                    component.conv1.weight.copy_(weight)
+
+    monkeypatch.setattr(TrainingTask, "training_step", step)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(small_set, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    poison(monkeypatch, lambda epoch, index: (epoch, index) == (1, 1))
+    with pytest.raises(TrainingError, match=r"step 4 \(epoch 2, batch 2\); it began in pool") as caught:
+        train(recipe(), small_set, out)
+    assert f"the last good checkpoint is {out / 'last.ckpt'}" in str(caught.value)
+    order = train_loader(PackedDataset(small_set, "train"), 30, 0).sampler.indices(1)
+    assert str(order[30:60]) in str(caught.value)
+    monkeypatch.undo()
+    whole = train(recipe(), small_set, tmp_path / "whole")
+    assert same(weights(train(recipe(), small_set, out, out).folder), weights(whole.folder))
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(small_set, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda epoch, index: (epoch, index) == (0, 1))
+    with pytest.warns(TrainingWarning, match=r"not finite in step 1 \(epoch 1, batch 2\): skipped"):
+        run = train(recipe(non_finite="skip"), small_set, tmp_path / "x")
+    metrics = read_metrics(run.folder / "metrics.csv")
+    assert [row.get("train/skipped_passes", 0) for row in metrics.values()] == [1, 0]
+    assert all(value.isfinite().all() for value in weights(run.folder).values())
+    assert math.isfinite(metrics[0]["train/loss"])
+
+
+@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+def test_skipping_gives_up_in_the_end(small_set, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda epoch, index: index > 0)
+    with pytest.raises(TrainingError, match="10 steps in a row, up to step 10"):
+        train(recipe(non_finite="skip", batch_size=8), small_set, tmp_path / "x")
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16-mixed"}, {"channels_last": True}, {"randaugment": 5}])
+def test_options_train(small_set, tmp_path, changes):
+    run = train(recipe(epochs=[1], **changes), small_set, tmp_path / "x")
+    assert math.isfinite(run.result.loss)
+
+
+def test_a_compiled_model_is_saved_like_any_other(small_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda model: compiled.append(model)
+    )  # a C++ compiler takes minutes
+    compiled: list[torch.nn.Module] = []
+    run = train(recipe(epochs=[1], compile=True), small_set, tmp_path / "x")
+    assert len(compiled) == 1
+    assert math.isfinite(run.result.loss)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sync_batchnorm": True}, "sync_batchnorm needs CUDA devices"),
+        ({"precision": "16-mixed"}, "16-mixed needs a GPU"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do these")
+def test_what_a_cpu_cannot_do(small_set, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train(recipe(**changes), small_set, tmp_path / "x")
+
+
+def test_the_average_of_the_weights_is_what_is_kept(small_set, tmp_path):
+    averaged = train(recipe(epochs=[1], ema_decay=0.5), small_set, tmp_path / "a")
+    plain = train(recipe(epochs=[1]), small_set, tmp_path / "b")
+    checkpoint = read_training_checkpoint(averaged.folder / "last.ckpt")
+    raw = {k.removeprefix("model."): v for k, v in checkpoint["current_model_state"].items() if k.startswith("model.")}
+    assert same(raw, weights(plain.folder))
+    assert not same(weights(averaged.folder), raw)
