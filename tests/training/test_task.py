@@ -110,18 +110,17 @@ def poison(monkeypatch, when):
     original = TrainingTask.training_step
 
     def step(self, batch, index):
-        bad = when(self.current_epoch, index)
-        kept = [component.conv1.weight.detach().clone() for component in self.model.pool.components]
-        if bad:
-            with torch.no_grad():
-                for component in self.model.pool.components:  # all: whichever the gate picks
-                    component.conv1.weight.fill_(torch.nan)
+        if not when(self.current_epoch, index):
+            return original(self, batch, index)
+        weights = [component.conv1.weight for component in self.model.pool.components]  # all: whichever the gate picks
+        kept = [weight.detach().clone() for weight in weights]
         try:
+            with torch.no_grad():
+                torch._foreach_mul_(weights, torch.nan)
             return original(self, batch, index)
         finally:
             with torch.no_grad():
-                for component, weight in zip(self.model.pool.components, kept, strict=True):
-                    component.conv1.weight.copy_(weight)
+                torch._foreach_copy_(weights, kept)
 
     monkeypatch.setattr(TrainingTask, "training_step", step)
 

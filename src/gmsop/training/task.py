@@ -166,7 +166,7 @@ class TrainingTask(EvaluationTask):
         self.result = result = self._result()
         self.row = {
             "lr": self._rate,
-            **epoch_means(self.totals.values()),
+            **epoch_means(self.totals.gather()),
             "val/loss": result.loss,
             "val/top1_error": result.top1_error,
             "val/top5_error": result.top5_error,
@@ -208,9 +208,8 @@ class TrainingTask(EvaluationTask):
             "images": 0 if over else batches.processed * (recipe.batch_size // recipe.accumulate),
             "world_size": self.trainer.world_size,
             "data": self.data,
-            "totals": self.totals.values(),
+            "totals": self.totals.gather(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.global_rank == 0:  # the sums are those of all ranks
-            self.totals.load(checkpoint["gmsop"]["totals"])
+        self.totals.load(checkpoint["gmsop"]["totals"], self.global_rank, self.trainer.world_size)

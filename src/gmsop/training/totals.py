@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gmsop.nn import Routing
 
@@ -57,22 +58,27 @@ class EpochTotals(Metric):
 
     def compute(self) -> dict[str, float]:
         """Of this rank: see `epoch_means`."""
-        return epoch_means({name: getattr(self, name) for name in self.metric_state})
+        return epoch_means({name: getattr(self, name)[None] for name in self.metric_state})
 
-    def values(self) -> dict[str, Tensor]:
-        """The sums over all ranks. Every rank must call it."""
-        distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-        with self.sync_context(should_sync=distributed):
-            return {name: getattr(self, name).detach().cpu().clone() for name in self.metric_state}
+    def gather(self) -> dict[str, Tensor]:
+        """The sums of all ranks, (ranks, ...) each. Every rank must call it."""
+        several = torch.distributed.is_initialized()
+        own = {name: getattr(self, name).detach() for name in self.metric_state}
+        return {n: torch.stack(gather_all_tensors(v) if several else [v]).cpu() for n, v in own.items()}
 
-    def load(self, values: dict[str, Tensor]) -> None:
-        """Take up sums that `values` gave."""
-        for name in self.metric_state:
-            setattr(self, name, values[name].to(self.device))
+    def load(self, gathered: dict[str, Tensor], rank: int, ranks: int) -> None:
+        """Take up what `gather` gave: this rank's own sums, or all of them on the first, if the ranks were others."""
+        for name, values in gathered.items():
+            if len(values) == ranks:
+                mine = values[rank]
+            else:
+                mine = values.sum(0, dtype=values.dtype) if rank == 0 else torch.zeros_like(values[0])
+            setattr(self, name, mine.to(self.device))
 
 
-def epoch_means(sums: dict[str, Tensor]) -> dict[str, float]:
-    """Means by the names they have in `metrics.csv`; errors in percent, entropies in nats."""
+def epoch_means(gathered: dict[str, Tensor]) -> dict[str, float]:
+    """Means over all ranks by the names they have in `metrics.csv`; errors in percent, entropies in nats."""
+    sums = {name: values.sum(0) for name, values in gathered.items()}
     images, passes = max(1, int(sums["images"])), max(1, int(sums["passes"]))
     values = {"train/loss": float(sums["loss"]) / images, "train/top1_error": 100 * int(sums["errors"]) / images}
     if int(sums["skipped"]):

@@ -1,0 +1,217 @@
+"""Two processes with half a batch each do what one does with the whole."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import yaml
+from tiny import recipe, same, weights
+from torch.nn.parallel import DistributedDataParallel
+
+from compare import relative_error
+from gmsop.checkpoint import load_model, read_training_checkpoint, save_model
+from gmsop.data import PackedDataset, val_loader
+from gmsop.evaluation import EvaluationTask, evaluate
+from gmsop.metrics import read_metrics
+from gmsop.models import create_model
+from gmsop.nn import TopKGate
+from gmsop.recipe import Recipe
+from gmsop.training import TrainingTask, train
+from gmsop.training.totals import epoch_means
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
+
+EVERYONE = torch.stack([99.0 * torch.eye(4)[[i % 4, (i + 1) % 4]].sum(0) for i in (0, 1, 2, 3) * 2])
+ONE_RANK_STARVES = torch.tensor([[99.0, 99, 0, 0]] * 4 + [[0, 0, 99, 99.0]] * 4)
+ALL_STARVE = torch.tensor([[9.0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 0, 9], [9, 0, 0, 9]] * 2) - torch.tensor([0, 0, 99, 0])
+PREFERENCES = {"everyone": EVERYONE, "one rank starves": ONE_RANK_STARVES, "all starve": ALL_STARVE}
+
+
+class Preferring(TopKGate):
+    """Adds to each image's scores what it is told."""
+
+    def forward(self, x, noise=None):
+        routing = super().forward(x, noise)
+        logits = routing.logits + self.preference
+        gates, indices = logits.topk(self.top_k)
+        return routing._replace(logits=logits, indices=indices, gates=gates.softmax(1))
+
+
+class Step(torch.nn.Module):
+    """The training step as DDP's forward. Batch statistics are fixed, since they are not part of the question."""
+
+    def __init__(self, preference: torch.Tensor, ranks: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        model = create_model("gm_sop_4_2_tiny", 10)
+        model.pretrained_cfg.update(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+        gate = model.pool.gate
+        gate.__class__ = Preferring
+        gate.preference = preference.double()
+        torch.nn.init.normal_(gate.weight)
+        gate.noise_weight.requires_grad_(False)  # no noise in evaluation
+        self.task = TrainingTask(model.double().eval(), Recipe(flip="none"))
+        self.task._trainer = SimpleNamespace(world_size=ranks)
+
+    def forward(self, images, labels):
+        return self.task.training_step((images, labels), 0)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8), torch.randint(10, (8,))
+
+
+def gradients(step: Step) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in step.task.model.named_parameters() if p.requires_grad}
+
+
+def one_rank(rank: int, folder: str, set_path: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    share, found = slice(rank * 4, rank * 4 + 4), {}
+    for name, preference in PREFERENCES.items():
+        images, labels = batch()
+        step = Step(preference[share], 2)
+        parallel = DistributedDataParallel(step)  # must live until the gradients are there
+        loss = parallel(images[share], labels[share])
+        loss.backward()
+        sums = step.task.totals.gather()
+        found[name] = {"loss": loss.detach(), "gradients": gradients(step), "totals": sums}
+    task = EvaluationTask(load_model(f"{folder}/model.safetensors"))
+    task._reset()
+    with torch.no_grad():
+        for part in val_loader(PackedDataset(set_path, "val"), 7, 0, 2, rank):
+            task._evaluate(part)
+    result = task._result()
+    found["evaluation"] = {"confusion": result.confusion, "loss": result.loss, "top5": result.top5_error,
+                           "chosen": result.usage.chosen, "weight": result.usage.weight}  # fmt: skip
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory, small_set):
+    folder = tmp_path_factory.mktemp("ranks")
+    save_model(create_model("gm_sop_4_2_tiny", 10), folder / "model.safetensors")
+    mp.spawn(one_rank, (str(folder), str(small_set)), nprocs=2)
+    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_loss_and_gradients_are_those_of_the_whole_batch(ranks, name):
+    step = Step(PREFERENCES[name], 1)
+    loss = step(*batch())
+    loss.backward()
+    found = [rank[name] for rank in ranks[1]]
+    assert relative_error((found[0]["loss"] + found[1]["loss"]) / 2, loss.detach()) < 1e-12
+    for key, gradient in gradients(step).items():
+        for rank in found:
+            if gradient.norm() == 0:  # a component that no image of either rank went to
+                assert rank["gradients"][key].norm() == 0, key
+            else:
+                assert relative_error(rank["gradients"][key], gradient) < 1e-10, key
+    chosen = step.task.totals.chosen
+    assert (chosen == 0).tolist() == [False, False, name == "all starve", False]
+    if name == "one rank starves":
+        assert (found[0]["totals"]["chosen"] == 0).tolist() == [[False, False, True, True], [True, True, False, False]]
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_gate_statistics_are_those_of_the_whole_batch(ranks, name):
+    step = Step(PREFERENCES[name], 1)
+    step(*batch())
+    expected = epoch_means(step.task.totals.gather())
+    for rank in ranks[1]:
+        assert epoch_means(rank[name]["totals"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluation_counts_every_image_once(ranks, small_set):
+    folder, found = ranks
+    result = evaluate(load_model(folder / "model.safetensors"), PackedDataset(small_set, "val"))
+    for rank in found:
+        there = rank["evaluation"]
+        assert torch.equal(there["confusion"], result.confusion)
+        assert torch.equal(there["chosen"], result.usage.chosen)
+        assert torch.allclose(there["weight"], result.usage.weight, atol=1e-5)
+        assert there["loss"] == pytest.approx(result.loss, rel=1e-6)
+        assert there["top5"] == pytest.approx(result.top5_error, rel=1e-6)
+
+
+# --- whole runs, as a user starts them ---
+
+SETTINGS = recipe(batch_size=30, checkpoint_every=1)
+
+
+def command(tmp_path: Path, data: Path, out: Path, launcher: str, *more: str) -> list[str]:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(SETTINGS.to_dict()))
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if launcher == "torchrun" else []
+    devices = [] if launcher == "torchrun" else ["--devices", "2"]
+    words = ["-m", "gmsop.cli", "train", "--recipe", file, "--data", data, "--out", out, "--accelerator", "cpu"]
+    return [str(word) for word in [sys.executable, *start, *words, *devices, *more]]
+
+
+@pytest.fixture(scope="module")
+def two(small_set, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("two")
+    words = command(tmp_path, small_set, tmp_path / "run", "torchrun")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2") == 1  # one process speaks
+    assert done.stdout.count("best epoch") == 1
+    return tmp_path / "run"
+
+
+def test_a_run_under_torchrun(two, small_set):
+    saved = read_training_checkpoint(two / "last.ckpt")["gmsop"]
+    assert (saved["epoch"], saved["world_size"]) == (2, 2)
+    metrics = read_metrics(two / "metrics.csv")
+    assert sorted(metrics) == [0, 1]
+    result = evaluate(load_model(two / "last.ckpt"), PackedDataset(small_set, "val"))
+    assert result.images == 40
+    assert result.top1_error == pytest.approx(metrics[1]["val/top1_error"])
+
+
+def test_stopped_on_two_processes_and_gone_on_with(two, small_set, tmp_path):
+    """Lightning's own launcher this time; SIGTERM reaches the first process alone."""
+    out = tmp_path / "run"
+    words = command(tmp_path, small_set, out, "lightning")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=100)
+    assert process.returncode == 143, text
+    assert "go on with: gmsop train --resume" in text
+    saved = read_training_checkpoint(out / "last.ckpt")["gmsop"]
+    assert saved["epoch"] < 2
+    words = command(tmp_path, small_set, out, "torchrun", "--resume", str(out))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert same(weights(out), weights(two))
+    assert (out / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+
+
+def test_another_number_of_processes_goes_on_and_says_so(two, small_set, tmp_path, capfd):
+    out = tmp_path / "run"
+    run = train(SETTINGS, small_set, out, two / "previous.ckpt", progress=True)
+    assert "on 1 process where there were 2: the same images" in capfd.readouterr().out
+    assert run.result.images == 40
+
+
+def test_a_batch_that_cannot_be_shared(small_set, tmp_path):
+    words = command(tmp_path, small_set, tmp_path / "x", "lightning", "--batch_size", "31")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "batch_size 31 cannot be shared equally" in done.stderr
+    assert not (tmp_path / "x" / "last.ckpt").exists()
