@@ -20,7 +20,7 @@ FLOORS = [
     ["catalog", "checkpoint", "matconvnet", "matfile", "trainer", "curves", "recipe"],
     ["convert", "evaluation", "prediction"],
     ["training"],
-    ["demo", "benchmark"],
+    ["demo", "benchmark", "report"],
     ["cli"],
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

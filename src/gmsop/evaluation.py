@@ -49,17 +49,16 @@ class Evaluation:
 
 
 def wilson_interval(percent: float, count: int) -> tuple[float, float]:
-    """95 % confidence interval of a share of `count` independent images, in percent.
+    """95 % confidence interval of a share of `count` independent images, in percent; NaN of none.
 
     Source: Wilson 1927; unlike the normal approximation it holds near 0 and 100 %.
     """
     if count == 0:
         return math.nan, math.nan
-    z, share = 1.959964, percent / 100
-    centre = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    low, high = ((centre + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
-    return 100 * max(0.0, low), 100 * min(1.0, high)
+    from scipy.stats import binomtest  # slow to import
+
+    found = binomtest(round(percent / 100 * count), count).proportion_ci(method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
 
 
 class EvaluationTask(LightningModule):

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from gmsop.cli import benchmark, convert, data, demo, evaluate, models, predict, prepare, recipes, train
+from gmsop.cli import benchmark, convert, data, demo, evaluate, models, predict, prepare, recipes, report, train
 from gmsop.cli.console import err
 from gmsop.errors import GmsopError
 
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Any] = {
     "recipes": recipes,
     "train": train,
     "evaluate": evaluate,
+    "report": report,
     "predict": predict,
     "prepare": prepare,
     "data": data,

@@ -1,0 +1,98 @@
+"""What a run folder says."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from gmsop.checkpoint import load_model
+from gmsop.errors import CheckpointError, ConfigError
+from gmsop.metrics import Epochs, read_metrics
+from gmsop.nn import PooledClassifier
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run, finished or not, as its files tell it."""
+
+    path: Path
+    recipe: dict[str, Any]
+    metrics: Epochs
+    timing: Epochs
+    starts: list[dict[str, Any]]
+    """`environment.json`: one entry per start."""
+    model: PooledClassifier
+    """Of the best epoch."""
+    arrays: dict[str, NDArray[Any]] = field(repr=False)
+    """`validation.npz`: confusion, and gate_weight and gate_chosen where there is a gate."""
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.model.pretrained_cfg.get("label_names") or [str(i) for i in range(self.model.num_classes)]
+
+    @property
+    def best_epoch(self) -> int:
+        return min(self.metrics, key=lambda epoch: (self.metrics[epoch]["val/top1_error"], epoch))
+
+    @property
+    def val_images(self) -> int:
+        return int(self.arrays["confusion"].sum()) if "confusion" in self.arrays else 0
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation, added up over the epochs."""
+        return sum(row.get("train_seconds", 0) + row.get("val_seconds", 0) for row in self.timing.values())
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        ConfigError: not a run folder, or one without a finished epoch.
+        CheckpointError: its weights are damaged.
+    """
+    try:
+        recipe = yaml.safe_load((path / "recipe.yaml").read_text())
+        metrics = read_metrics(path / "metrics.csv")
+    except FileNotFoundError as error:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: no such folder") from None
+        missing = Path(error.filename).name
+        hint = "the run has not finished an epoch" if missing == "metrics.csv" else "not the folder of a run"
+        raise ConfigError(f"{path}: {hint} (it has no {missing})") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: damaged ({error})") from error
+    if not metrics or not isinstance(recipe, dict):
+        raise ConfigError(f"{path}: the run has not finished an epoch")
+    weights = next((f for name in ("model.safetensors", "best.ckpt") if (f := path / name).exists()), None)
+    if weights is None:
+        raise CheckpointError(f"{path}: neither model.safetensors nor best.ckpt")
+    return RunFolder(
+        path,
+        recipe,
+        metrics,
+        _or_empty(lambda: read_metrics(path / "timing.csv"), {}),
+        _or_empty(lambda: json.loads((path / "environment.json").read_text()), []),
+        load_model(weights),
+        _or_empty(lambda: dict(np.load(path / "validation.npz")), {}),
+    )
+
+
+def _or_empty(read: Any, empty: Any) -> Any:
+    """A page is made of what is there."""
+    try:
+        return read()
+    except (OSError, ValueError):
+        return empty

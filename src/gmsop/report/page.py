@@ -1,0 +1,201 @@
+"""The page: what is said about each run, and how the runs compare."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gmsop import published
+from gmsop.data import PackedDataset
+from gmsop.errors import ConfigError, DataError
+from gmsop.evaluation import wilson_interval
+from gmsop.files import writing
+from gmsop.report import figures
+from gmsop.report.folder import RunFolder, read_run
+from gmsop.report.samples import favourites
+from gmsop.training.console import duration
+
+MAX_ROWS = 40
+"""Classes that a heat map shows."""
+
+WORST = 10
+"""Classes that the table of confusions shows."""
+
+
+def write_report(
+    runs: Sequence[Path],
+    page: Path,
+    data: str | Path | None = None,
+    images: int = 2000,
+    progress: bool = False,
+) -> None:
+    """Write the page `page` about the run folders `runs`.
+
+    Args:
+        data: packed set, of whose val the sample images are; None: the one that each run was trained on, if it is
+            still there.
+        images: how many of val are looked at for them.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: not a run folder, the same one twice, or none that has finished an epoch.
+        CheckpointError: damaged weights.
+        DataError: `data` is no packed set, or not of the run's classes.
+        WriteError: no space, no permission.
+    """
+    if images < 1:
+        raise ConfigError(f"images must be at least 1, got {images}")
+    folders = [read_run(path) for path in runs]
+    if len({folder.path.resolve() for folder in folders}) < len(folders):
+        raise ConfigError("the same run is named twice")
+    labels = _labels(folders)
+    environment = Environment(
+        loader=PackageLoader("gmsop.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    metrics = {label: folder.metrics for label, folder in zip(labels, folders, strict=True)}
+    text = environment.get_template("page.html.j2").render(
+        title=" and ".join(labels) if len(labels) < 3 else f"{len(labels)} runs",
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        paper=published.PAPER,
+        rows=[_row(label, folder) for label, folder in zip(labels, folders, strict=True)],
+        curves=_curves(metrics),
+        differences=_differences(labels, folders),
+        runs=[
+            _details(label, folder, data, images, progress) for label, folder in zip(labels, folders, strict=True)
+        ],
+    )  # fmt: skip
+    with writing(page) as temporary:
+        temporary.write_text(text)
+
+
+def _labels(folders: Sequence[RunFolder]) -> list[str]:
+    """Names of the folders, with their parents' where they are not enough."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{folder.path.resolve().parent.name}/{folder.name}" for folder in folders]
+
+
+def _row(label: str, folder: RunFolder) -> dict[str, Any]:
+    best, total = folder.metrics[folder.best_epoch], folder.recipe["epochs"]
+    done, planned = len(folder.metrics), sum(total) if isinstance(total, list) else total
+    low, high = wilson_interval(best["val/top1_error"], folder.val_images)
+    results = [r for r in published.RESULTS if r.model == folder.recipe["model"]]
+    return {
+        "label": label,
+        "model": folder.recipe["model"],
+        "parameters": f"{folder.parameters:,}",
+        "epochs": f"{done}" if done == planned else f"{done} of {planned}",
+        "best_epoch": folder.best_epoch + 1,
+        "top1": f"{best['val/top1_error']:.2f}",
+        "interval": f"{low:.2f} to {high:.2f}" if folder.val_images else "",
+        "top5": f"{best['val/top5_error']:.2f}",
+        "last": f"{folder.metrics[max(folder.metrics)]['val/top1_error']:.2f}",
+        "images": f"{folder.val_images:,}",
+        "time": duration(folder.seconds) if folder.timing else "",
+        "published": [_published(r) for r in results],
+    }
+
+
+def _published(result: published.Result) -> str:
+    top5 = "-" if result.top5 is None else f"{result.top5:.2f}"
+    return f"{result.top1:.2f} / {top5} on {result.dataset}" + (f", {result.note}" if result.note else "")
+
+
+def _curves(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    errors, losses = ({f"val/{what}": "-", f"train/{what}": "--"} for what in ("top1_error", "loss"))
+    found = [
+        ("Top-1 error", figures.curves(metrics, errors, "top-1 error, %")),
+        ("Cross-entropy", figures.curves(metrics, losses, "cross-entropy", log=True)),
+        ("Learning rate", figures.curves(metrics, {"lr": "-"}, "learning rate")),
+    ]
+    if not any("gate/entropy" in row for rows in metrics.values() for row in rows.values()):
+        return found
+    return [
+        *found,
+        ("Gate entropy: of an image's weights", figures.curves(metrics, {"gate/entropy": "-"}, "nats")),
+        ("Balance loss", figures.curves(metrics, {"train/balance_loss": "-"}, "balance loss")),
+        (
+            "Components without a val image",
+            figures.curves(metrics, {"val/dead_components": "-"}, "components"),
+        ),
+    ]
+
+
+def _differences(labels: list[str], folders: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+    """The recipe's keys whose values are not the same in all runs."""
+    keys = dict.fromkeys(key for folder in folders for key in folder.recipe)
+    table = [(key, [str(folder.recipe.get(key, "")) for folder in folders]) for key in keys]
+    return [(key, values) for key, values in table if len(set(values)) > 1]
+
+
+def _details(label: str, folder: RunFolder, data: str | Path | None, images: int, progress: bool) -> dict[str, Any]:
+    samples, why_not = _samples(folder, data, images, progress)
+    gated = "gate_weight" in folder.arrays
+    shown, note = _heat_rows(folder) if gated else ([], "")
+    weight = folder.arrays["gate_weight"][shown] if gated else np.zeros((0, 0))
+    share = 100 * weight / np.maximum(weight.sum(1, keepdims=True), 1e-30)
+    return {
+        "label": label,
+        "gated": gated,
+        "loads": figures.loads(folder.metrics) if gated else "",
+        "heat": figures.heat_map(share, [folder.class_names[i] for i in shown]) if gated else "",
+        "heat_note": note,
+        "dead": [i for i, n in enumerate(folder.arrays["gate_chosen"].sum(0)) if n == 0] if gated else [],
+        "samples": samples,
+        "why_no_samples": why_not,
+        "worst": _worst(folder),
+        "starts": folder.starts,
+        "recipe": yaml.safe_dump(folder.recipe, sort_keys=False),
+    }
+
+
+def _heat_rows(folder: RunFolder) -> tuple[list[int], str]:
+    """Which classes to show: all, or those whose images go elsewhere than the average image."""
+    weight = folder.arrays["gate_weight"]
+    seen = [i for i in range(len(weight)) if weight[i].sum() > 0]
+    if len(seen) <= MAX_ROWS:
+        return seen, ""
+    share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-30)
+    mean = weight.sum(0) / weight.sum()
+    seen.sort(key=lambda i: -float(np.abs(share[i] - mean).sum()))
+    return seen[:MAX_ROWS], f"The {MAX_ROWS} of {len(weight)} classes whose use differs most from the average."
+
+
+def _samples(folder: RunFolder, data: str | Path | None, images: int, progress: bool) -> tuple[list[Any], str]:
+    """Rows of sample images by component, or why there are none."""
+    if "gate_weight" not in folder.arrays:
+        return [], ""
+    recorded = folder.starts[-1].get("data") if folder.starts else None
+    path = data or recorded
+    if path is None:
+        return [], "The run does not say what it was trained on; --data names a packed set."
+    try:
+        dataset = PackedDataset(path, "val")
+    except DataError as error:
+        if data:
+            raise
+        return [], f"The set that the run was trained on cannot be read ({error}); --data names another place."
+    if dataset.class_names != folder.class_names:
+        raise DataError(f"{path}: its classes are not those of the run {folder.path}")
+    return favourites(folder.model, dataset, images, progress=progress), ""
+
+
+def _worst(folder: RunFolder) -> list[dict[str, str]]:
+    """The classes with the highest error, and what they were taken for."""
+    if "confusion" not in folder.arrays:
+        return []
+    confusion, names = folder.arrays["confusion"], folder.class_names
+    count = confusion.sum(1)
+    errors = [(1 - confusion[i, i] / n, i) for i, n in enumerate(count) if n]
+    rows = []
+    for error, i in sorted(errors, reverse=True)[:WORST]:
+        others = [(int(n), names[j]) for j, n in enumerate(confusion[i]) if j != i and n]
+        taken = ", ".join(f"{name} {n}" for n, name in sorted(others, key=lambda pair: (-pair[0], pair[1]))[:3])
+        rows.append({"name": names[i], "error": f"{100 * error:.1f}", "images": str(int(count[i])), "taken": taken})
+    return rows

@@ -1,0 +1,52 @@
+"""The images that a component loves most."""
+
+import base64
+import io
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from gmsop.data import PackedDataset
+from gmsop.evaluation import EvaluationTask
+from gmsop.nn import PooledClassifier
+from gmsop.progress import progress_bar
+
+
+class Sample(NamedTuple):
+    weight: float
+    """The component's gate for this image."""
+    label: str
+    url: str
+    """PNG in a data URL."""
+
+
+@torch.inference_mode()
+def favourites(
+    model: PooledClassifier, dataset: PackedDataset, images: int, count: int = 6, progress: bool = False
+) -> list[list[Sample]]:
+    """For each component, the `count` images with its largest gates, best first, among `images` spread over the set."""
+    task = EvaluationTask(model.eval())
+    rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().long()
+    gates = []
+    with progress_bar(progress) as bar:
+        for part in bar.track(rows.split(64), description="sample images"):
+            pixels = torch.from_numpy(dataset.images[part.numpy()])
+            _, routing = model(task.prepare(pixels), return_routing=True)
+            gates.append(routing.dense)
+    weight = torch.cat(gates)
+    best = weight.topk(min(count, len(rows)), dim=0)
+    return [
+        [
+            Sample(value, dataset.class_names[int(dataset.labels[row])], _png(dataset.images[row]))
+            for value, row in zip(values.tolist(), rows[order].tolist(), strict=True)
+            if value > 0
+        ]
+        for values, order in zip(best.values.T, best.indices.T, strict=True)
+    ]
+
+
+def _png(pixels: object) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")  # type: ignore[arg-type]
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

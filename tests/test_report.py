@@ -1,0 +1,154 @@
+"""The page: what it says agrees with the run's files, it needs no network, and it fits a desk and a phone."""
+
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tiny import recipe
+
+from gmsop.cli import main
+from gmsop.data import PackedDataset
+from gmsop.errors import ConfigError, DataError
+from gmsop.metrics import read_metrics
+from gmsop.report import write_report
+from gmsop.report.folder import read_run
+from gmsop.report.samples import favourites
+from gmsop.training import train
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def runs(small_set, tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    gap = train(recipe(model="gap_tiny", epochs=[1]), small_set, folder / "gap <b>")
+    return train(recipe(), small_set, folder / "gm-sop").folder, gap.folder
+
+
+@pytest.fixture(scope="module")
+def pages(runs, tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    write_report(runs[:1], folder / "one.html")
+    write_report(runs, folder / "two.html")
+    return folder / "one.html", folder / "two.html"
+
+
+def cells(page: Path, table: str) -> list[list[str]]:
+    body = re.search(rf'<table id="{table}">(.*?)</table>', page.read_text(), re.S)[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)
+    return [[html.unescape(c).strip() for c in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.S)] for row in rows]
+
+
+def test_the_table_agrees_with_the_run(runs, pages):
+    header, row = cells(pages[0], "results")
+    said = dict(zip(header, row, strict=True))
+    metrics = read_metrics(runs[0] / "metrics.csv")
+    best = min(values["val/top1_error"] for values in metrics.values())
+    assert said["top-1 error, %"] == f"{best:.2f}"
+    assert said["top-1, last epoch"] == f"{metrics[1]['val/top1_error']:.2f}"
+    assert (said["model"], said["val images"], said["parameters"]) == ("gm_sop_4_2_tiny", "40", "118,890")
+    low, high = map(float, said["95 % interval"].split(" to "))
+    assert low < best < high
+
+
+def test_published_numbers_stand_beside(tmp_path, small_set, runs):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    settings = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings | {"model": "gm_gap_16_8_resnet18"}))
+    write_report([folder], tmp_path / "page.html")
+    text = tmp_path.joinpath("page.html").read_text()
+    assert "42.37 / 18.82 on ImageNet 64x64" in text
+    assert "40.03 / 17.91 on ImageNet 64x64, twice the images: flips added" in text
+
+
+def test_several_runs_are_compared(pages):
+    assert [row[0] for row in cells(pages[1], "results")[1:]] == ["gm-sop", "gap <b>"]
+    assert ["model", "gm_sop_4_2_tiny", "gap_tiny"] in cells(pages[1], "differences")
+    assert "gap <b>" not in pages[1].read_text()  # names are text, not markup
+
+
+def test_the_page_is_whole(pages):
+    for page in pages:
+        text = page.read_text()
+        assert not re.search(r"(src|href)\s*=(?!\"data:)", text)
+        assert not re.search(r"<script|<link|@import|url\(", text)
+        assert all(word in text for word in ("<dt>git</dt>", "torch ", "batch_size: 30", "hardware"))
+
+
+def test_the_gate_is_shown(runs, pages):
+    text = pages[0].read_text()
+    arrays = np.load(runs[0] / "validation.npz")
+    assert arrays["gate_weight"].sum() == pytest.approx(40, abs=1e-3)
+    assert arrays["confusion"].sum() == 40
+    dead = np.flatnonzero(arrays["gate_chosen"].sum(0) == 0)
+    said = f"No validation image went to component {', '.join(map(str, dead))}." if len(dead) else "Every component got"
+    assert said in text
+    assert len(re.findall("data:image/png", text)) >= 6
+
+
+def test_favourites_are_those_with_the_largest_gates(runs, small_set):
+    run = read_run(runs[0])
+    found = favourites(run.model, PackedDataset(small_set, "val"), 1000, count=3)
+    assert len(found) == 4
+    for row in found:
+        assert [s.weight for s in row] == sorted((s.weight for s in row), reverse=True)
+    everything = favourites(run.model, PackedDataset(small_set, "val"), 1000, count=40)
+    assert [len(row) for row in everything] == run.arrays["gate_chosen"].sum(0).tolist()  # of the same, best epoch
+
+
+def test_without_the_data_the_rest_is_still_there(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    (folder / "environment.json").unlink()
+    (folder / "timing.csv").unlink()
+    write_report([folder], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "does not say what it was trained on" in text
+    assert "environment.json is missing" in text
+    (folder / "validation.npz").unlink()
+    write_report([folder], tmp_path / "page.html")
+    assert "Worst classes" not in (tmp_path / "page.html").read_text()
+
+
+def test_what_is_no_run(runs, sample, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    for path, message in ((tmp_path / "none", "no such folder"), (tmp_path, "not the folder of a run")):
+        with pytest.raises(ConfigError, match=message):
+            write_report([path], page)
+    with pytest.raises(ConfigError, match="named twice"):
+        write_report([runs[0], runs[0]], page)
+    (tmp_path / "recipe.yaml").write_text("model: gap_tiny\n")
+    with pytest.raises(ConfigError, match="has not finished an epoch"):
+        write_report([tmp_path], page)
+    with pytest.raises(DataError, match="no such folder"):
+        write_report(runs[:1], page, data=tmp_path / "none")
+    assert not page.exists()
+    assert main(["report", str(tmp_path / "none")]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(pages, tmp_path, width):
+    """Every picture is drawn, and the page is no wider than its frame."""
+    measure = (
+        "onload = () => { const page = document.querySelector('iframe').contentDocument, pictures = [...page.images];"
+        "document.title = [page.documentElement.scrollWidth, page.documentElement.clientWidth, pictures.length,"
+        " pictures.filter(picture => !picture.complete || !picture.naturalWidth).length] }"
+    )
+    frame = tmp_path / "frame.html"
+    content = html.escape(pages[1].read_text())
+    frame.write_text(f'<iframe width="{width}" height="900" srcdoc="{content}"></iframe><script>{measure}</script>')
+    words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    command = [*words, "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=100).stdout
+    wide, room, pictures, broken = map(int, re.search(r"<title>([\d,]+)</title>", dom)[1].split(","))
+    assert wide <= room <= width
+    assert broken == 0
+    assert pictures > 8
