@@ -98,6 +98,17 @@ def test_a_changed_recipe_is_refused_and_allowed(small_set, stopped, tmp_path):
     assert group["weight_decay"] == 0.5
 
 
+def test_a_run_goes_on_in_another_folder(small_set, tmp_path):
+    settings = recipe(epochs=[1, 2])
+    whole = train(settings, small_set, tmp_path / "whole")
+    run_and_kill(settings, small_set, tmp_path / "killed", "at_step", 2, 1)
+    moved = train(settings, small_set, tmp_path / "new", tmp_path / "killed")
+    assert_alike(moved.folder, whole.folder)
+    (tmp_path / "killed" / "best.ckpt").unlink()
+    alone = train(settings, small_set, tmp_path / "alone", tmp_path / "killed" / "last.ckpt")
+    assert alone.best_epoch == 3
+
+
 def test_what_decides_the_length_of_an_epoch_changes_between_epochs_alone(small_set, stopped, tmp_path):
     with pytest.raises(ConfigError, match=r"within an epoch, where batch_size cannot change"):
         train(recipe(batch_size=45), small_set, tmp_path / "x", stopped, allow_changes=True)

@@ -44,6 +44,10 @@ class CheckpointWriter(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_top1_error, self.best_epoch = state_dict["best_top1_error"], state_dict["best_epoch"]
 
+    def on_train_start(self, trainer: pl.Trainer, task: Any) -> None:
+        if not (self.folder / BEST).exists():  # of a run that goes on in another folder
+            self.best_top1_error, self.best_epoch = math.inf, -1
+
     def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:
         step = (index + 1) // trainer.accumulate_grad_batches
         if self.every and self.between_steps(trainer, index) and step % self.every == 0:

@@ -1,14 +1,16 @@
 """Going on with a run: is this checkpoint one of this run, and where in the data was it?"""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-from gmsop.checkpoint import describe
+from gmsop.checkpoint import describe, read_training_checkpoint
 from gmsop.data import PackedDataset
 from gmsop.errors import CheckpointError, ConfigError
+from gmsop.files import writing
 from gmsop.nn import PooledClassifier
 from gmsop.recipe import Recipe
-from gmsop.training.checkpoints import find_checkpoint, read_whole
+from gmsop.training.checkpoints import BEST, find_checkpoint, read_whole
 
 FREE = ("num_workers", "loader", "checkpoint_every")
 """What may differ when a run goes on: it changes no batch."""
@@ -51,6 +53,27 @@ def open_checkpoint(
     if saved["epoch"] >= recipe.total_epochs:
         raise ConfigError(f"{path}: the run is complete, all {recipe.total_epochs} epochs are done")
     return path, checkpoint
+
+
+def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:
+    """Where a run goes on in another folder: copy what its files tell of the epochs before `checkpoint`.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    source = path.parent
+    if source.resolve() == out.resolve():
+        return
+    names = ["metrics.csv", "timing.csv"]
+    try:
+        if read_training_checkpoint(source / BEST)["gmsop"]["epoch"] <= checkpoint["gmsop"]["epoch"]:
+            names += [BEST, "validation.npz"]
+    except CheckpointError:
+        pass  # the next epoch is then the best one so far
+    for name in names:
+        if (source / name).exists() and not (out / name).exists():
+            with writing(out / name) as temporary:
+                shutil.copyfile(source / name, temporary)
 
 
 def fingerprint(dataset: PackedDataset) -> str:

@@ -27,7 +27,7 @@ from gmsop.training.console import EpochLines
 from gmsop.training.environment import note_start
 from gmsop.training.loggers import make_loggers
 from gmsop.training.model import fresh_model
-from gmsop.training.resume import fingerprint, open_checkpoint, where
+from gmsop.training.resume import fingerprint, open_checkpoint, take_along, where
 from gmsop.training.signals import Interrupted, Signals, Stop
 from gmsop.training.task import TrainingTask
 
@@ -108,8 +108,6 @@ def train(
         callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
     if progress:
         callbacks.append(EpochLines())
-    if first:
-        _save_recipe(recipe, out)
     trainer = make_trainer(
         progress,
         callbacks,
@@ -143,6 +141,9 @@ def train(
         if progress and first:
             print(where(checkpoint, ranks), flush=True)
     if first:
+        _save_recipe(recipe, out)
+        if checkpoint is not None and path is not None:
+            take_along(path, checkpoint, out)
         resumed = checkpoint and {"step": checkpoint["global_step"], "checkpoint": str(path)}
         note_start(out / "environment.json", data=str(Path(data).resolve()), processes=ranks, resumed=resumed)
     started = time.perf_counter()
