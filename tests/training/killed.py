@@ -1,12 +1,14 @@
-"""A training process that kills itself at a given moment: python killed.py RECIPE SET OUT MOMENT..."""
+"""Runs that come to an end: each function trains in this process, which dies, or is told to stop, at one moment."""
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 
 import gmsop.training.checkpoints as checkpoints
-from gmsop.recipe import load_recipe
+from gmsop.cli import main
+from gmsop.recipe import Recipe
 from gmsop.training import TrainingTask, train
 
 
@@ -63,7 +65,36 @@ def while_renaming(number: int) -> None:
     checkpoints._link = link
 
 
-if __name__ == "__main__":
-    recipe, data, out, moment, *numbers = sys.argv[1:]
-    globals()[moment](*map(int, numbers))
-    train(load_recipe(recipe), data, out, out if Path(out, "last.ckpt").exists() else None)
+def train_until(recipe: Recipe, data: Path, out: Path, moment: str, *numbers: int) -> None:
+    """Train, or go on with what is there, and die at the moment."""
+    globals()[moment](*numbers)
+    train(recipe, data, out, out if (out / "last.ckpt").exists() else None)
+
+
+def train_on_a_full_disk(recipe: Recipe, data: Path, out: Path) -> None:
+    """In the second epoch no file can grow beyond 300 kB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    begin = TrainingTask.on_train_epoch_start
+
+    def fill(task):
+        begin(task)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000 if task.current_epoch == 1 else -1, -1))
+
+    TrainingTask.on_train_epoch_start = fill
+    run = train(recipe, data, out)
+    print("done", run.result.images)
+
+
+def train_as_a_slurm_job(environment: dict[str, str], words: list[str]) -> None:
+    """Slurm says, in the first start's second step, that it will take the machine away."""
+    os.environ.update(environment)
+    original = TrainingTask.training_step
+
+    def step(task, batch, index):
+        if (task.current_epoch, index) == (0, 1) and "SLURM_RESTART_COUNT" not in os.environ:
+            os.kill(os.getpid(), signal.SIGTERM)  # which Slurm sends, too, and which is not to end the job
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(task, batch, index)
+
+    TrainingTask.training_step = step
+    sys.exit(main(words))

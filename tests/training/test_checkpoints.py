@@ -1,11 +1,11 @@
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from child import run_child
+from killed import train_on_a_full_disk
 from tiny import recipe, same, weights
 
 from gmsop.checkpoint import load_model
@@ -16,39 +16,22 @@ from gmsop.training import train
 from gmsop.training.checkpoints import find_checkpoint, read_whole
 from gmsop.training.console import TrainingWarning
 
-FULL = """
-import resource, signal, sys, yaml
-from gmsop.recipe import load_recipe
-from gmsop.training import TrainingTask, train
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-begin = TrainingTask.on_train_epoch_start
-def fill(task):
-    begin(task)
-    room = {0: -1, 1: 300_000, 2: -1}[task.current_epoch]  # bytes that a file may have
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, -1))
-TrainingTask.on_train_epoch_start = fill
-run = train(load_recipe(sys.argv[1]), sys.argv[2], sys.argv[3])
-print("done", run.result.images)
-"""
-
 
 def test_a_disk_that_is_full_for_a_while(small_set, tmp_path):
-    """The second epoch's checkpoint cannot be written: told, and nothing else is different."""
-    (tmp_path / "r.yaml").write_text(
-        "model: gap_tiny\nepochs: 3\nbatch_size: 30\nnormalize: mean_std\nstem_scale: 1\ncheckpoint_every: 2\n"
-    )
-    command = [sys.executable, "-c", FULL, str(tmp_path / "r.yaml"), str(small_set), str(tmp_path / "x")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "done 40" in done.stdout
-    assert "NO CHECKPOINT after step 5: cannot write" in done.stderr
-    assert "NO CHECKPOINT after step 6: cannot write" in done.stderr
-    assert "no space left on the disk" in done.stderr
-    assert sorted(read_metrics(tmp_path / "x" / "metrics.csv")) == [0, 1, 2]
-    assert read_whole(tmp_path / "x" / "last.ckpt")["gmsop"]["epoch"] == 3
-    assert read_whole(tmp_path / "x" / "previous.ckpt")["global_step"] == 8
-    assert load_model(tmp_path / "x" / "best.ckpt").num_classes == 10
-    assert not [p.name for p in (tmp_path / "x").iterdir() if p.name.endswith(".part")]
+    """The second epoch's checkpoints cannot be written: told, and nothing else is different."""
+    out = tmp_path / "x"
+    settings = recipe(model="gap_tiny", epochs=3, checkpoint_every=2)
+    status, text = run_child(tmp_path / "log", train_on_a_full_disk, settings, small_set, out)
+    assert status == 0, text
+    assert "done 40" in text
+    assert "NO CHECKPOINT after step 5: cannot write" in text
+    assert "NO CHECKPOINT after step 6: cannot write" in text
+    assert "no space left on the disk" in text
+    assert sorted(read_metrics(out / "metrics.csv")) == [0, 1, 2]
+    assert read_whole(out / "last.ckpt")["gmsop"]["epoch"] == 3
+    assert read_whole(out / "previous.ckpt")["global_step"] == 8
+    assert load_model(out / "best.ckpt").num_classes == 10
+    assert not [p.name for p in out.iterdir() if p.name.endswith(".part")]
 
 
 def test_a_folder_that_cannot_be_written_at_all(small_set, tmp_path):
@@ -79,9 +62,14 @@ def test_the_newest_whole_checkpoint_is_found(run, tmp_path, broken):
     for name in broken:
         file = out / f"{name}.ckpt"
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
-    with pytest.warns(TrainingWarning, match=r"last\.ckpt: not a training checkpoint, or truncated.*Going on from"):
+    places = {name: read_whole(run / f"{name}.ckpt")["gmsop"] for name in {"last", "previous", "best"} - broken}
+    furthest = max(places, key=lambda name: (places[name]["epoch"], places[name]["images"]))
+    with pytest.warns(TrainingWarning) as told:
         found = find_checkpoint(out)
-    assert found.name == ("best.ckpt" if "previous" in broken else "previous.ckpt")
+    assert found == out / f"{furthest}.ckpt"
+    for name, warning in zip(sorted(broken), told, strict=True):
+        assert f"{name}.ckpt: not a training checkpoint, or truncated" in str(warning.message)
+        assert f"Going on from {found}" in str(warning.message)
 
 
 def test_nothing_but_tensors_and_numbers_is_loaded(run, tmp_path):

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from compare import relative_error
 from gmsop.checkpoint import load_model, read_training_checkpoint, save_model
 from gmsop.data import PackedDataset, val_loader
+from gmsop.errors import ConfigError
 from gmsop.evaluation import EvaluationTask, evaluate
 from gmsop.metrics import read_metrics
 from gmsop.models import create_model
@@ -210,8 +211,7 @@ def test_another_number_of_processes_goes_on_and_says_so(two, small_set, tmp_pat
 
 
 def test_a_batch_that_cannot_be_shared(small_set, tmp_path):
-    words = command(tmp_path, small_set, tmp_path / "x", "lightning", "--batch_size", "31")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1
-    assert "batch_size 31 cannot be shared equally" in done.stderr
-    assert not (tmp_path / "x" / "last.ckpt").exists()
+    for batch_size in (31, 2):
+        with pytest.raises(ConfigError, match=f"batch_size {batch_size} cannot be shared equally"):
+            train(recipe(batch_size=batch_size), small_set, tmp_path / "x", devices=2, accelerator="cpu")
+    assert not (tmp_path / "x").exists()

@@ -1,13 +1,11 @@
 """A run that was killed, wherever, and is gone on with ends exactly as one that never was."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-import killed
 import pytest
 import torch
-import yaml
+from child import run_child
+from killed import train_until
 from tiny import recipe, same, weights
 
 from gmsop.checkpoint import read_training_checkpoint
@@ -20,11 +18,8 @@ from gmsop.training.console import TrainingWarning
 
 
 def run_and_kill(settings: Recipe, data: Path, out: Path, *moment: object) -> None:
-    file = out.parent / "recipe.yaml"
-    file.write_text(yaml.safe_dump(settings.to_dict()))
-    command = [sys.executable, killed.__file__, file, data, out, *moment]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
+    status, text = run_child(out.parent / "log", train_until, settings, data, out, *moment)
+    assert status == -9, text
 
 
 def assert_alike(a: Path, b: Path) -> None:

@@ -3,11 +3,11 @@
 import os
 import signal
 import stat
-import subprocess
-import sys
 
 import pytest
 import yaml
+from child import run_child
+from killed import train_as_a_slurm_job
 from tiny import recipe, same, weights
 
 from gmsop.checkpoint import read_training_checkpoint
@@ -92,29 +92,15 @@ def test_slurm_requeues_and_goes_on(small_set, tmp_path, whole):
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     scontrol.chmod(stat.S_IRWXU)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe().to_dict()))
-    job = (
-        "import os, signal, sys\n"
-        "from gmsop.cli import main\n"
-        "from gmsop.training import TrainingTask\n"
-        "original = TrainingTask.training_step\n"
-        "def step(task, batch, index):\n"
-        "    if (task.current_epoch, index) == (0, 1) and 'SLURM_RESTART_COUNT' not in os.environ:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"  # which Slurm sends, too, and which is not to end the job
-        "        os.kill(os.getpid(), signal.SIGUSR1)\n"
-        "    return original(task, batch, index)\n"
-        "TrainingTask.training_step = step\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
     out = tmp_path / "run"
-    words = ["train", "--recipe", tmp_path / "recipe.yaml", "--data", small_set, "--out", out]
-    command = [str(word) for word in [sys.executable, "-c", job, *words]]
+    words = [str(w) for w in ("train", "--recipe", tmp_path / "recipe.yaml", "--data", small_set, "--out", out)]
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0",
-             "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}  # fmt: skip
-    environment = os.environ | slurm | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    first = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert first.returncode == 128 + signal.SIGUSR1, first.stderr
+             "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
+             "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}  # fmt: skip
+    status, text = run_child(tmp_path / "log", train_as_a_slurm_job, slurm, words)
+    assert status == 128 + signal.SIGUSR1, text
     assert (tmp_path / "calls").read_text() == "requeue 77\n"
-    second = subprocess.run(command, env=environment | {"SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True)
-    assert second.returncode == 0, second.stderr
-    assert "going on from step 2 (epoch 1, after 60 images of it)" in second.stdout
+    status, text = run_child(tmp_path / "log", train_as_a_slurm_job, slurm | {"SLURM_RESTART_COUNT": "1"}, words)
+    assert status == 0, text
+    assert "going on from step 2 (epoch 1, after 60 images of it)" in text
     assert same(weights(out), weights(whole.folder))
