@@ -1,4 +1,5 @@
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,12 @@ def test_published_recipes_have_no_modern_option(name):
 def test_every_key_is_documented():
     for f in fields(Recipe):
         assert f"{f.name}: " in (Recipe.__doc__ or ""), f.name
+
+
+def test_the_ledger_has_every_published_row():
+    ledger = (Path(__file__).parents[1] / "benchmarks" / "RESULTS.md").read_text()
+    for r in RESULTS:
+        name = f"`{r.model}`" + (f", {r.note}" if r.note else "")
+        errors = " / ".join("-" if e is None else f"{e:.2f}" for e in (r.top1, r.top5))
+        released = " / ".join(f"{e:.2f}" for e in r.released) if r.released else "-"
+        assert f"| {r.dataset} | {name} | {errors} | {released} |" in ledger

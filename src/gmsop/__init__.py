@@ -13,7 +13,7 @@ try:
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
-_ON_DEMAND = ("checkpoint", "convert", "data", "evaluation", "prediction", "recipe", "training")
+_ON_DEMAND = ("checkpoint", "convert", "data", "evaluation", "prediction", "recipe", "report", "training")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -119,9 +119,12 @@ def _folder(args: Namespace) -> Path:
         return _run_folder(args.resume)
     if known := os.environ.get(FOLDER):
         return Path(known)
+    name = Path(args.recipe).with_suffix("").name
+    if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job must find its folder again, and all of its processes
+        return Path("runs") / f"{name}-{job}"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError("several processes were started from outside: they need --out to agree on a folder")
-    folder = free_folder(Path("runs") / Path(args.recipe).with_suffix("").name)
+    folder = free_folder(Path("runs") / name)
     os.environ[FOLDER] = str(folder)
     return folder
 

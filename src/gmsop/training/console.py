@@ -1,5 +1,6 @@
 """What a run says while it works."""
 
+import sys
 import time
 import warnings
 from typing import Any
@@ -13,10 +14,21 @@ class TrainingWarning(RuntimeWarning):
     """Something went wrong that a run goes on without."""
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one of its run that prints and writes."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 def warn(text: str) -> None:
     """A `TrainingWarning`, on the first rank alone."""
-    if not getattr(rank_zero_only, "rank", 0):
+    if is_first_process():
         warnings.warn(text, TrainingWarning, stacklevel=2)
+
+
+def say(text: str) -> None:
+    """A line on stderr, from the first rank alone; also from a signal's handler."""
+    if is_first_process():
+        print(f"\ngmsop: {text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

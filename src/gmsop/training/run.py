@@ -12,18 +12,17 @@ import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from lightning.pytorch.utilities import rank_zero_only
 
 from gmsop.checkpoint import load_model, save_model
 from gmsop.curves import plot_curves
 from gmsop.data import PackedDataset, train_loader, val_loader
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation import Evaluation, require_fit, require_share
-from gmsop.files import WriteError, write_error, writing
+from gmsop.files import WriteError, writing
 from gmsop.recipe import Recipe
 from gmsop.trainer import make_trainer
 from gmsop.training.checkpoints import BEST, LAST, CheckpointFiles, CheckpointWriter
-from gmsop.training.console import EpochLines
+from gmsop.training.console import EpochLines, is_first_process
 from gmsop.training.environment import note_start
 from gmsop.training.loggers import make_loggers
 from gmsop.training.model import fresh_model
@@ -163,8 +162,6 @@ def _fit(trainer: pl.Trainer, task: TrainingTask, loader: Any, judge: Any, path:
     assert out is not None
     try:
         trainer.fit(task, loader, judge, ckpt_path=path, weights_only=True)
-    except OSError as error:
-        raise write_error(out, error) from error
     except Stop as stop:
         raise Interrupted(stop.signum, _hint(out)) from None
     except SystemExit:  # how Lightning ends after a Ctrl-C that did not wait for the end of a step
@@ -176,11 +173,6 @@ def _fit(trainer: pl.Trainer, task: TrainingTask, loader: Any, judge: Any, path:
 
 def _hint(out: Path) -> str:
     return f"go on with: gmsop train --resume {out}" if (out / LAST).exists() else "there is no checkpoint yet"
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one of its run that prints and writes."""
-    return not getattr(rank_zero_only, "rank", 0)
 
 
 def _requeued() -> bool:

@@ -11,9 +11,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
 
 from gmsop.training.checkpoints import CheckpointWriter
+from gmsop.training.console import say
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,7 +57,7 @@ class Signals(Checkpoint):  # so that Lightning calls it after the callback that
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        rank_zero_info(f"{signal.Signals(number).name}: saving a checkpoint after this step")
+        say(f"{signal.Signals(number).name}: saving a checkpoint after this step; a second Ctrl-C does not wait")
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:
         if self.writer.between_steps(trainer, index):
@@ -92,5 +92,8 @@ def requeue() -> None:
     job = os.environ["SLURM_JOB_ID"]
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    rank_zero_info(f"requeued {job}" if done.returncode == 0 else f"could not requeue {job}: {done.stderr.strip()}")
+    try:
+        subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True)
+        say(f"job {job} is back in the queue")
+    except (OSError, subprocess.CalledProcessError) as error:
+        say(f"job {job} cannot be put back into the queue: {getattr(error, 'stderr', '') or error}")
