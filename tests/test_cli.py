@@ -154,6 +154,10 @@ def test_train_interrupted_and_resumed(small_set, tmp_path, capsys, monkeypatch)
         (("--data", "/nowhere"), "/nowhere: no such folder"),
         (("--resume", "/nowhere"), "not the folder of a run"),
         (("--lr", 0), "lr must be positive"),
+        (("--accelerator", "foo"), "this machine cannot do that: You selected an invalid accelerator"),
+        (("--devices", "two"), "--devices must be a number from 1 on, or auto, got 'two'"),
+        (("--scale", 0), "the scale must be positive"),
+        (("--wandb", "project"), "pip install wandb"),
     ],
 )
 def test_train_refusals(words, message, tmp_path, capsys):

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from gmsop.errors import ConfigError
 
 
 def make_trainer(
@@ -21,6 +24,9 @@ def make_trainer(
     """A Trainer on whatever accelerator there is. On a CPU every operation is deterministic.
 
     In a process that `torchrun` has started, `devices` and `num_nodes` are what it says.
+
+    Raises:
+        ConfigError: devices that are not there.
     """
     devices, num_nodes = _launched(devices, num_nodes)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -36,18 +42,21 @@ def make_trainer(
     if bar:
         callbacks.append(_ProgressBar(leave=False))
     options.setdefault("logger", False)
-    return Trainer(
-        callbacks=callbacks,
-        devices=devices,
-        num_nodes=num_nodes,
-        enable_progress_bar=bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        deterministic=not torch.cuda.is_available(),
-        use_distributed_sampler=False,
-        enable_checkpointing=any("Checkpoint" in type(c).__name__ for c in callbacks),
-        **options,
-    )
+    try:
+        return Trainer(
+            callbacks=callbacks,
+            devices=devices,
+            num_nodes=num_nodes,
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            deterministic=not torch.cuda.is_available(),
+            use_distributed_sampler=False,
+            enable_checkpointing=any("Checkpoint" in type(c).__name__ for c in callbacks),
+            **options,
+        )
+    except (MisconfigurationException, ValueError) as error:  # an accelerator that is not there, too many devices
+        raise ConfigError(f"this machine cannot do that: {error}") from error
 
 
 def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:

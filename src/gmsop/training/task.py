@@ -146,7 +146,7 @@ class TrainingTask(EvaluationTask):
 
     def bar(self) -> dict[str, str]:
         """What the progress bar shows, of this rank's images."""
-        means = self.totals.compute()
+        means = self.totals.so_far()
         return {
             "loss": f"{means['train/loss']:.3f}",
             "error": f"{means['train/top1_error']:.1f} %",

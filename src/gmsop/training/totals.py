@@ -58,6 +58,10 @@ class EpochTotals(Metric):
 
     def compute(self) -> dict[str, float]:
         """Of this rank: see `epoch_means`."""
+        return self.so_far()
+
+    def so_far(self) -> dict[str, float]:
+        """`compute`, without torchmetrics' warning when nothing was counted yet."""
         return epoch_means({name: getattr(self, name)[None] for name in self.metric_state})
 
     def gather(self) -> dict[str, Tensor]:
