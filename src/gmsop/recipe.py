@@ -46,7 +46,7 @@ class Recipe:
         cutmix: the same for the area of a box pasted from another image (Yun et al. 2019); 0 for none.
         crop_padding: each image is shifted by up to this many pixels in both directions, black moving in.
         randaugment: magnitude, 1 to 30, of RandAugment with two operations (Cubuk et al. 2020); 0 for none. It works
-            image by image, which takes time: about 0.4 ms each on a CPU.
+            image by image, which takes time: about half a millisecond each on a CPU.
         flip: "random": each image is flipped left to right with probability 1/2. "both": each epoch shows every image
             twice, once flipped. "all": random flips left to right and upside down, for images without an up. "none".
         normalize: "mean": pixels 0..255 minus the RGB mean of the training set. "mean_std": divided by its standard

@@ -92,8 +92,8 @@ def train_as_a_slurm_job(environment: dict[str, str], words: list[str]) -> None:
 
     def step(task, batch, index):
         if (task.current_epoch, index) == (0, 1) and "SLURM_RESTART_COUNT" not in os.environ:
-            os.kill(os.getpid(), signal.SIGTERM)  # which Slurm sends, too, and which is not to end the job
             os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGTERM)  # which Slurm may send soon after
         return original(task, batch, index)
 
     TrainingTask.training_step = step

@@ -34,9 +34,8 @@ class Stop(Exception):  # noqa: N818 (no error)
 class Signals(Checkpoint):  # so that Lightning calls it after the callback that writes the epoch's checkpoint
     """Saves a checkpoint and ends the run when a signal has come, on all ranks at the same step.
 
-    A validation is finished first, for the epoch that it ends. The second Ctrl-C ends the process at once. Under Slurm,
-    SIGTERM is what a job gets along with the requeue signal and is left alone, and the requeue signal (SIGUSR1, or what
-    SLURMEnvironment says) saves and puts the job back into the queue.
+    A validation is finished first, for the epoch that it ends. The second Ctrl-C ends the process at once. Under Slurm
+    the requeue signal (SIGUSR1, or what SLURMEnvironment says) puts the job back into the queue as well.
     """
 
     def __init__(self, writer: CheckpointWriter, environment: SLURMEnvironment | None) -> None:
@@ -48,15 +47,14 @@ class Signals(Checkpoint):  # so that Lightning calls it after the callback that
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        mine = [signal.SIGINT, *([self.requeue] if self.requeue else [signal.SIGTERM])]
+        mine = [signal.SIGINT, signal.SIGTERM, *([self.requeue] if self.requeue else [])]
         self._before = {number: signal.signal(number, self._note) for number in mine}
-        if self.requeue:
-            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        if self.received != self.requeue or not self.requeue:  # which Slurm may follow by a SIGTERM
+            self.received = number
         say(f"{signal.Signals(number).name}: saving a checkpoint after this step; a second Ctrl-C does not wait")
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:
