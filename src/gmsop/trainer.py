@@ -7,9 +7,9 @@ import warnings
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gmsop.errors import ConfigError
 
