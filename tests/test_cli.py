@@ -224,6 +224,13 @@ def test_prepare(tmp_path, capsys):
     assert gmsop_(capsys, *words, "--overwrite")[0] == 0
 
 
+def test_options_may_have_hyphens(tmp_path, capsys):
+    words = ("prepare", "imagenet", "--source", tmp_path, "--out", tmp_path / "x", "--class-order=alphabet")
+    status, _, err = gmsop_(capsys, *words)
+    assert status == 1
+    assert "class_order is 'release' or 'wordnet', got 'alphabet'" in err
+
+
 def test_convert(tmp_path, capsys):
     source = GOLDEN / "checkpoints" / "ResNet18-GM-GAP-net-epoch-1.mat"
     status, out, _ = gmsop_(capsys, "convert", source, tmp_path / "m.safetensors")

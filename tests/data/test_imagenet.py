@@ -145,3 +145,27 @@ def test_bad_arguments(tmp_path):
         pack_imagenet(tmp_path, tmp_path / "set", 48)
     with pytest.raises(ConfigError, match="class_order"):
         pack_imagenet(tmp_path, tmp_path / "set", class_order="alphabet")
+
+
+def test_an_encrypted_archive_is_named(tmp_path, sample):
+    release(tmp_path / "down", sample, "zip of npz")
+    file = next(f for f in sorted((tmp_path / "down").iterdir()) if f.suffix == ".zip")
+    content = bytearray(file.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # bit 0 of the flags, in both headers of a member
+        at = content.find(mark)
+        while at >= 0:
+            content[at + offset] |= 1
+            at = content.find(mark, at + 4)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=f"{file.name}.*encrypted"):
+        pack_imagenet(tmp_path / "down", tmp_path / "set")
+
+
+def test_the_space_is_asked_for_before_anything_is_written(tmp_path, sample, monkeypatch):
+    asked = []
+    monkeypatch.setattr("gmsop.data.writer.require_space", lambda folder, needed: asked.append(needed))
+    for kind in ("pickle", "npz", "zip of pickle"):
+        release(tmp_path / kind, sample, kind)
+        pack_imagenet(tmp_path / kind, tmp_path / f"{kind} set")
+    assert all(needed >= 33 * 64 * 64 * 3 for needed in asked)
+    assert len(asked) == 3

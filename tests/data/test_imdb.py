@@ -63,6 +63,8 @@ def test_class_names(tmp_path, sample):
     [
         ({"labels": np.arange(12.0)}, "labels start at 0"),
         ({"labels": np.arange(12) + 0.5}, "whole numbers"),
+        ({"labels": np.full(12, np.inf)}, "whole numbers"),
+        ({"labels": np.full(12, 1e6)}, "labels run to 1000000 for 9 images"),
         ({"set": np.ones(11)}, "12 whole numbers"),
         ({"set": np.full(12, 2.0)}, "none is left to train on"),
     ],

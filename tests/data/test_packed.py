@@ -107,6 +107,17 @@ def test_an_existing_set_is_kept_unless_told(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_set_that_an_exchange_left_aside_is_there(tmp_path):
+    """Killed between its two renames, `overwrite` leaves the old set under another name: it is put back, not lost."""
+    write(tmp_path / "set")
+    before = PackedDataset(tmp_path / "set", "train").images.copy()
+    (tmp_path / "set").rename(tmp_path / ".set.old")
+    with pytest.raises(DataError, match="already exists"):
+        write(tmp_path / "set", seed=1)
+    np.testing.assert_array_equal(PackedDataset(tmp_path / "set", "train").images, before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
+
+
 def test_overwrite_does_not_touch_a_folder_of_something_else(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_bytes(b"x")

@@ -257,3 +257,69 @@ def test_pillow_against_matlab(sample):
         border.append(difference.max())
     assert max(inside) <= 2
     assert 2 < max(border) <= 7
+
+
+def photos(root: Path) -> Path:
+    """Six images of two classes."""
+    for i in range(6):
+        save(np.full((9, 9, 3), 40 * i, np.uint8), root / "ab"[i % 2] / f"{i}.png")
+    return root
+
+
+def test_the_parts_of_another_list_are_not_thrown_away(tmp_path):
+    source = photos(tmp_path / "photos")
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
+    parts = {p: p.read_bytes() for p in (tmp_path / ".set.parts").glob("*.npz")}
+    assert parts
+    with pytest.raises(DataError, match="parts of another list of images, size or filter"):
+        pack_folder(source, tmp_path / "set", 16, val_fraction=0)
+    assert all(p.read_bytes() == content for p, content in parts.items())
+    pack_folder(source, tmp_path / "set", 16, val_fraction=0, options=PackOptions(overwrite=True))
+    assert PackedDataset(tmp_path / "set", "train").image_size == 16
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Killed, it cannot stop them."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "import multiprocessing\n"
+        "from gmsop.data.parts import _follow_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), initializer=_follow_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 60)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "start.py").write_text(code)
+    done = subprocess.run([sys.executable, tmp_path / "start.py"], capture_output=True, text=True, timeout=30)
+    child, deadline = int(done.stdout), time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_the_same_list_by_another_path_is_the_same_list(tmp_path, monkeypatch):
+    source = photos(tmp_path / "photos")
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gmsop.data.parts._decode_part", None)  # nothing is to be decoded again
+    pack_folder(Path("photos"), tmp_path / "set", 8, val_fraction=0)
+    assert len(PackedDataset(tmp_path / "set", "train")) == 6
+
+
+def test_a_mended_image_and_a_damaged_part_are_done_again(tmp_path):
+    source = photos(tmp_path / "photos")
+    bad = source / "a" / "0.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(b"nothing")
+    skipped = pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions("skip", shard=(1, 1)))
+    assert [s.path for s in skipped] == [bad]
+    bad.write_bytes(whole)
+    assert pack_folder(source, tmp_path / "set", 8, val_fraction=0) == []
+    assert len(PackedDataset(tmp_path / "set", "train")) == 6
+    pack_folder(source, tmp_path / "two", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
+    (part,) = (tmp_path / ".two.parts").glob("*.npz")
+    part.write_bytes(part.read_bytes()[:100])
+    pack_folder(source, tmp_path / "two", 8, val_fraction=0)
+    assert len(PackedDataset(tmp_path / "two", "train")) == 6

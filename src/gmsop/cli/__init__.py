@@ -34,7 +34,7 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     description = "Second-order pooling and gated mixtures of it, for PyTorch."
     parser = ArgumentParser(prog="gmsop", description=description, formatter_class=Help)
     parser.add_argument("--version", action="version", version=_version())
@@ -59,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         err.print(": ".join(["gmsop: interrupted", *map(str, stop.args)]), markup=False)
         return 128 + getattr(stop, "signum", signal.SIGINT)
+
+
+def _underscored(word: str) -> str:
+    """Options may be written with hyphens, too: --class-order is --class_order."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
 
 
 def _version() -> str:

@@ -1,6 +1,7 @@
 """Downsampled ImageNet (Chrabaszcz et al. 2017) as released, to a packed set."""
 
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from gmsop.data.safe_pickle import load_arrays
 from gmsop.data.writer import PackedWriter
-from gmsop.errors import ConfigError, DataError
+from gmsop.errors import ConfigError, DataError, GmsopError
 from gmsop.progress import progress_bar
 
 SIZES = (64, 32, 16, 8)
@@ -78,7 +79,7 @@ def pack_imagenet(
     with (
         PackedWriter(
             path, image_size, dict.fromkeys(IMAGES), names, f"Downsampled ImageNet, {source}", "box", overwrite, extra,
-            progress,
+            progress, sum(place.bytes for place in found.values()),
         ) as writer,
         progress_bar(progress) as bar,
     ):  # fmt: skip
@@ -97,6 +98,20 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}/{self.member}" if self.member else str(self.file)
+
+    @property
+    def bytes(self) -> int:
+        """Of its arrays, about, for a check of the space on the disk; 0 where the file is damaged."""
+        try:
+            if self.member:
+                with ZipFile(self.file) as archive:
+                    return archive.getinfo(self.member).file_size
+            if self.is_npz:
+                with ZipFile(self.file) as archive:
+                    return sum(info.file_size for info in archive.infolist())
+        except (BadZipFile, OSError):
+            return 0
+        return self.file.stat().st_size
 
     @property
     def is_npz(self) -> bool:
@@ -170,8 +185,10 @@ def _open(place: Place) -> Iterator[tuple[Any, Rows]]:
             if place.member:
                 stream = stack.enter_context(stack.enter_context(ZipFile(stream)).open(place.member))
             yield _npz(stack, stream, place) if place.is_npz else _pickle(stream, place)
-        except (BadZipFile, EOFError, ValueError, OSError, KeyError) as error:
-            if isinstance(error, DataError):
+        except MemoryError:
+            raise DataError(f"{place}: says that it is larger than the memory") from None
+        except (BadZipFile, EOFError, ValueError, OSError, KeyError, RuntimeError, zlib.error) as error:
+            if isinstance(error, GmsopError):
                 raise
             raise DataError(f"{place}: truncated or damaged ({error})") from error
 

@@ -69,6 +69,10 @@ def pack_imdb(
         used = np.concatenate(list(rows.values()))
         if labels[used].min() < 0:
             raise DataError(f"{source}: labels start at {labels[used].min() + 1}, expected 1")
+        if class_names is None and labels[used].max() >= len(used):
+            raise DataError(
+                f"{source}: labels run to {labels[used].max() + 1} for {len(used)} images: no class numbers"
+            )
         names = list(class_names or [str(i + 1) for i in range(labels[used].max() + 1)])
         counts = {split: len(index) for split, index in rows.items()}
         extra = {"source_rgb_mean": imdb.rgb_mean} if imdb.rgb_mean else {}
@@ -82,8 +86,15 @@ def pack_imdb(
                 stop = min(start + ROWS, imdb.total)
                 wanted = index[(index >= start) & (index < stop)]
                 if len(wanted):
-                    writer.add_batch(imdb.read(start, stop)[wanted - start], labels[wanted], split)
+                    writer.add_batch(_read(source, imdb, start, stop)[wanted - start], labels[wanted], split)
                 bar.advance(task, stop - start)
+
+
+def _read(source: Path, imdb: _Imdb, start: int, stop: int) -> NDArray[np.uint8]:
+    try:
+        return imdb.read(start, stop)
+    except (OSError, RuntimeError) as error:  # h5py's, which name no file
+        raise DataError(f"{source}: images {start} to {stop} are damaged ({error})") from error
 
 
 def _open(source: Path, stack: ExitStack) -> _Imdb:
@@ -147,6 +158,6 @@ def _require(source: Path, missing: list[str]) -> None:
 
 def _numbers(source: Path, name: str, values: NDArray[Any], count: int) -> NDArray[np.int64]:
     flat = np.asarray(values).ravel()
-    if len(flat) != count or flat.dtype.kind not in "iuf" or not np.array_equal(flat, np.floor(flat)):
+    if len(flat) != count or flat.dtype.kind not in "iuf" or not (np.isfinite(flat) & (flat == np.floor(flat))).all():
         raise DataError(f"{source}: {name} should be {count} whole numbers, found {flat.dtype} {np.shape(values)}")
     return flat.astype(np.int64)

@@ -10,16 +10,19 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
-from gmsop.data.images import decode_rgb
+from gmsop.data.images import FILTERS, decode_rgb
 from gmsop.data.packed import SPLITS
 from gmsop.data.writer import PackedWriter, require_writable_set
 from gmsop.errors import ConfigError, DataError
@@ -90,12 +93,16 @@ def pack_files(
     """
     options = options or PackOptions()
     path = Path(path)
+    if filter_name not in FILTERS:
+        raise ConfigError(f"unknown filter {filter_name!r}; there are {', '.join(FILTERS)}")
+    if image_size < 1:
+        raise ConfigError(f"the image size must be at least 1, got {image_size}")
     require_writable_set(path, options.overwrite)
     everything = [file for split in SPLITS for file in files.get(split, ())]
     job = _Job(everything, image_size, filter_name, path.parent / f".{path.name}.parts")
-    job.prepare(keep_others=options.shard is not None)
+    job.prepare(options.overwrite and options.shard is None)
     mine = [n for n in range(job.parts) if not options.shard or n % options.shard[1] == options.shard[0] - 1]
-    missing = [n for n in mine if not job.file(n).exists()]
+    missing = [n for n in mine if not job.is_whole(n)]
     joined = 0 if options.shard else len(everything)
     require_space(path.parent, (len(missing) * PART + joined) * image_size**2 * 3)
     bad: list[UnreadableImage] = []
@@ -113,8 +120,8 @@ def pack_files(
         shown = "\n".join(f"  {b.path}: {b.reason}" for b in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise DataError(
-            f"{len(bad)} of {len(everything)} images cannot be read:\n{shown}{more}\nMend or remove them and run again "
-            f"(what is decoded is kept), or skip them with --on_error skip"
+            f"{len(bad)} of {len(everything)} images cannot be read:\n{shown}{more}\nMend them and run again (what "
+            f"is decoded is kept), or skip them with --on_error skip"
         )
     if options.shard:
         return bad
@@ -141,6 +148,16 @@ class _Job:
     def file(self, n: int) -> Path:
         return self.folder / f"{n:06d}.npz"
 
+    def is_whole(self, n: int) -> bool:
+        """Whether the part is there and lacks no image: one that could not be read may have been mended since."""
+        if not self.file(n).exists():
+            return False
+        try:
+            return not self.failures(n)
+        except (BadZipFile, OSError, ValueError, KeyError, EOFError):
+            self.file(n).unlink(missing_ok=True)  # damaged
+            return False
+
     def failures(self, n: int) -> list[UnreadableImage]:
         with np.load(self.file(n)) as content:
             return [
@@ -148,18 +165,18 @@ class _Job:
                 for i, reason in json.loads(str(content["bad"])).items()
             ]
 
-    def prepare(self, keep_others: bool) -> None:
-        """Make the folder of parts, empty unless it holds parts of this very list."""
+    def prepare(self, overwrite: bool) -> None:
+        """Make the folder of parts. Those of another list are the work of another job: they go only if told so."""
         mark = hashlib.sha256(f"{self.image_size} {self.filter_name}\n".encode())
         for file in self.files:
-            mark.update(f"{file.path}\t{file.label}\n".encode(errors="surrogateescape"))
+            mark.update(f"{file.path.absolute()}\t{file.label}\n".encode(errors="surrogateescape"))
         note = self.folder / "job"
         try:
             if note.exists() and note.read_text() != mark.hexdigest():
-                if keep_others:
+                if not overwrite and any(self.folder.glob("*.npz")):
                     raise DataError(
                         f"{self.folder} holds parts of another list of images, size or filter: is another job writing "
-                        f"the same set? If not, remove that folder"
+                        f"the same set? If not, remove that folder, or pass --overwrite"
                     )
                 shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +195,7 @@ def _decode(job: _Job, missing: list[int], options: PackOptions) -> Iterator[tup
             yield n, _decode_part(job.part(n), job.file(n), job.image_size, job.filter_name, stop)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
         try:
             futures = {
                 pool.submit(_decode_part, job.part(n), job.file(n), job.image_size, job.filter_name, stop): n
@@ -192,8 +209,17 @@ def _decode(job: _Job, missing: list[int], options: PackOptions) -> Iterator[tup
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its children
+def _follow_parent() -> None:
+    """The parent stops its children; when it is killed and cannot, they stop themselves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _decode_part(
@@ -206,7 +232,7 @@ def _decode_part(
             images[i] = decode_rgb(file.path.read_bytes(), image_size, filter_name)
         except OSError as error:
             bad[i] = error.strerror or str(error)
-        except DataError as error:
+        except (DataError, ValueError) as error:  # ValueError: a path that no file can have
             bad[i] = str(error)
     if not (bad and stop):
         with writing(target) as temporary, temporary.open("wb") as stream:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gmsop.data.lists import read_list
 from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
 from gmsop.errors import ConfigError, DataError
 
@@ -93,7 +94,7 @@ def _categories(file: Path) -> list[str]:
 def _lines(file: Path, classes: int | None) -> list[tuple[str, int]]:
     """`name number` of every line."""
     out = []
-    for i, line in enumerate(file.read_text().splitlines(), 1):
+    for i, line in enumerate(read_list(file).splitlines(), 1):
         name, _, number = line.strip().rpartition(" ")
         if not name or not number.isdigit():
             raise DataError(f"{file}, line {i}: expected a name and a number, found {line[:60]!r}")

@@ -68,6 +68,8 @@ def goes_resident(kind: str, dataset: PackedDataset, device: torch.device) -> bo
     Raises:
         ConfigError: "resident", and the set is larger than the free memory of the device.
     """
+    if kind not in ("auto", "memmap", "resident"):
+        raise ConfigError(f"a loader is auto, memmap or resident, got {kind!r}")
     if kind != "resident":
         return kind == "auto" and fits(dataset, device)
     if device.type == "cuda" and dataset.images.nbytes > torch.cuda.mem_get_info(device)[0]:

@@ -28,7 +28,10 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def enter(self, epoch: int, start: int) -> None:
-        """Begin in `epoch`, and there with this rank's index number `start`. Other epochs are whole."""
+        """Begin in `epoch`, and there with this rank's index number `start`, a multiple of the loader's batch size.
+
+        Other epochs are whole.
+        """
         self.epoch, self._entry = epoch, (epoch, start)
 
     def indices(self, epoch: int) -> list[int]:

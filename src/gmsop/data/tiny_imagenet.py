@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gmsop.data.lists import read_list
 from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
 from gmsop.errors import DataError
 
@@ -45,7 +46,7 @@ def pack_tiny_imagenet(
         if file.suffix.lower() in (".jpeg", ".jpg")
     ]
     val = []
-    for i, line in enumerate(annotations.read_text().splitlines(), 1):
+    for i, line in enumerate(read_list(annotations).splitlines(), 1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         if wnid not in label:
@@ -60,7 +61,7 @@ def pack_tiny_imagenet(
 def _names(words: Path, wnids: list[str]) -> list[str]:
     known = {}
     if words.is_file():
-        for line in words.read_text().splitlines():
+        for line in read_list(words).splitlines():
             wnid, _, name = line.partition("\t")
             known[wnid] = name.split(",")[0].strip()
     return [known.get(wnid) or wnid for wnid in wnids]

@@ -40,6 +40,7 @@ class PackedWriter:
             exchange, it is found in `.NAME.old` beside, and put back by the next writer.)
         extra: further entries of the description, kept as they are.
         progress: show a bar while `close` reads back what was written.
+        needed: bytes on the disk, where the numbers of images do not tell.
 
     Raises:
         DataError: `path` exists, or somebody else is writing it; an image of another shape or type; a label out of
@@ -58,6 +59,7 @@ class PackedWriter:
         overwrite: bool = False,
         extra: Mapping[str, Any] | None = None,
         progress: bool = False,
+        needed: int | None = None,
     ) -> None:
         self.path = Path(path)
         if self.path.is_symlink():  # what it points to is replaced, not the link
@@ -75,8 +77,7 @@ class PackedWriter:
         self._histogram = np.zeros((3, 256), np.int64)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _put_back(self.path)
-            require_space(self.path.parent, sum(known) * image_size**2 * 3)
+            require_space(self.path.parent, needed or sum(known) * image_size**2 * 3)
             self._folder = self.path.parent / f".{self.path.name}.part"
             self._lock = _Lock(self.path.parent / f".{self.path.name}.lock")
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -198,11 +199,12 @@ class PackedWriter:
 
 
 def require_writable_set(path: Path, overwrite: bool) -> None:
-    """Whether a set may be written to `path`.
+    """Whether a set may be written to `path`. One that an exchange killed half-way has left aside is there, too.
 
     Raises:
-        DataError: something else is there, or a set and `overwrite` is not given.
+        DataError: something else is there, or a set and `overwrite` is not given; or it is being written.
     """
+    _put_back(path)
     if path.exists():
         if not path.is_dir() or not {child.name for child in path.iterdir()} <= FILES:
             raise DataError(f"{path} holds something else than a packed set: it will not be overwritten")
@@ -228,9 +230,15 @@ def _replace_folder(new: Path, path: Path) -> None:
 def _put_back(path: Path) -> None:
     """Undo an exchange that was killed half-way; clear away the old set of one that was killed at its end."""
     aside = path.parent / f".{path.name}.old"
-    if aside.is_dir() and not path.exists():
-        aside.rename(path)
-    shutil.rmtree(aside, ignore_errors=True)
+    if not aside.is_dir():
+        return
+    lock = _Lock(path.parent / f".{path.name}.lock")  # somebody else may be in the middle of it
+    try:
+        if not path.exists():
+            aside.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 class _Lock:
