@@ -217,6 +217,8 @@ def test_prepare(tmp_path, capsys):
     status, out, _ = gmsop_(capsys, *words)
     assert status == 0
     assert "8 train, 2 val, 2 classes, 8 x 8 pixels" in out
+    assert "train: 4 to 4 images per class" in out
+    assert "val: 1 to 1 images per class" in out
     assert json.loads((tmp_path / "set" / "meta.json").read_text())["filter"] == "box"
     status, _, err = gmsop_(capsys, *words)
     assert status == 1

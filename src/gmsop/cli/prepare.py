@@ -52,6 +52,8 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def run(args: Namespace) -> None:
+    import numpy as np
+
     from gmsop import data
     from gmsop.data.packed import read_meta
 
@@ -90,6 +92,10 @@ def run(args: Namespace) -> None:
         f"RGB mean {mean} (of 255){f', {len(skipped)} skipped' if skipped else ''}",
         markup=False,
     )
+    for split in meta["splits"]:
+        labels = data.PackedDataset(args.out, split, verify=False).labels
+        found = np.bincount(labels, minlength=len(meta["class_names"]))
+        out.print(f"{split}: {found.min():,} to {found.max():,} images per class")
 
 
 def _decoding(given: dict[str, Any]) -> dict[str, Any]:

@@ -136,6 +136,8 @@ class PackedWriter:
             self._write_header(len(labels))
             self._file.close()
             np.save(self._folder / "labels.npy", labels)
+            if not np.array_equal(np.load(self._folder / "labels.npy"), labels):
+                raise DataError(f"{self._folder / 'labels.npy'}: the disk gave back other labels than were written")
             meta = {
                 "format": FORMAT,
                 "version": VERSION,
