@@ -117,6 +117,14 @@ def test_train_override_evaluate_resume(small_set, tmp_path, capsys):
         assert message in err
 
 
+def test_a_folder_of_its_own_for_every_run(small_set, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("gap", "gap-2"):
+        status, out, err = gmsop_(capsys, "train", "--recipe", "demo/gap", "--data", small_set, "--epochs", 1)
+        assert status == 0, err
+        assert f"-> runs/{folder}\n" in out
+
+
 def test_train_interrupted_and_resumed(small_set, tmp_path, capsys, monkeypatch):
     run, begin = tmp_path / "run", TrainingTask.on_train_epoch_start
 

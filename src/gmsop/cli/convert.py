@@ -1,15 +1,11 @@
 """`gmsop convert`: the authors' weights."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.console import out
 from gmsop.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "Convert the authors' MatConvNet weights."
 EXAMPLE = "gmsop convert net-epoch-60.mat gm_sop_resnet18.safetensors"

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from gmsop.cli.console import err, out
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "Say what is in a packed set, or verify its checksums."
 EXAMPLE = "gmsop data inspect photos64"

@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from gmsop.cli.console import free_folder, out
 from gmsop.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "Compare three heads on the bundled images, in five minutes."
 EXAMPLE = "gmsop demo --seed 1"

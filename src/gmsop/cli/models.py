@@ -1,15 +1,11 @@
 """`gmsop models`: the named models."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from gmsop.cli.console import err, out
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "List the named models and their sizes."
 EXAMPLE = "gmsop models 'gm_sop*'"

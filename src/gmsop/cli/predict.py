@@ -1,15 +1,11 @@
 """`gmsop predict`: classes of single images."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.console import err, out
 from gmsop.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "Classify images, and tell which components the gate chose."
 EXAMPLE = "gmsop predict runs/gm_sop_4_2/model.safetensors photo.jpg"

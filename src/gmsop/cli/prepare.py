@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.console import err, out
 from gmsop.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "Pack images, or a published data set, into a set to train on."
 EXAMPLE = "gmsop prepare folder --source photos --out photos64 --size 64"

@@ -1,14 +1,10 @@
 """`gmsop recipes`: the recipes."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.console import out
-
-if TYPE_CHECKING:
-    pass
 
 SUMMARY = "List the recipes, or print one."
 EXAMPLE = "gmsop recipes imagenet64/gm_sop_16_8_resnet18"

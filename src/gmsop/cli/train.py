@@ -85,7 +85,7 @@ def run(args: Namespace) -> None:
         if first:
             out.print("no --data: training on the bundled EuroSAT sample")
         args.data = sample_path(progress=first)
-    folder = _folder(args)
+    folder = _folder(args, first)
     if first:
         out.print(f"{recipe.model}, {recipe.total_epochs} epochs -> {folder}", markup=False)
     done = train(
@@ -112,12 +112,12 @@ def run(args: Namespace) -> None:
     )
 
 
-def _folder(args: Namespace) -> Path:
+def _folder(args: Namespace, first: bool) -> Path:
     if args.out:
         return Path(args.out)
     if args.resume:
         return _run_folder(args.resume)
-    if known := os.environ.get(FOLDER):
+    if not first and (known := os.environ.get(FOLDER)):
         return Path(known)
     name = Path(args.recipe).with_suffix("").name
     if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job must find its folder again, and all of its processes

@@ -92,9 +92,10 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # PyTorch's writer hides the operating system's error
-            raise error.__cause__ if isinstance(error.__cause__, OSError) else OSError(28, str(error)) from error
+            cause = error.__cause__ or error.__context__
+            raise cause if isinstance(cause, OSError) else OSError(5, str(error)) from error
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # here, since `best.ckpt` may be linked to it next
 
 
 def _link(source: Path, target: Path) -> None:
