@@ -1,19 +1,50 @@
-"""The progress bar of everything that takes long: what, how far, how fast, how much longer."""
+"""The progress of everything that takes long: what, how far, how fast, how much longer."""
+
+import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+EVERY = 30.0
+"""Seconds between the lines of a log, where there is no terminal to draw a bar on."""
+
 
 def progress_bar(show: bool) -> Progress:
-    """A bar on stderr where that is a terminal, gone when done; tasks of more than 100 million steps are bytes."""
+    """A bar on stderr, gone when done; a line now and then where that is no terminal but the log of a job.
+
+    Tasks of more than 100 million steps are bytes.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True)
+    if show and not console.is_terminal:
+        return _Lines(*columns, console=console, disable=True)
+    return Progress(*columns, console=console, disable=not show, transient=True)
+
+
+class _Lines(Progress):
+    """A bar that is not drawn: every half minute it says where it would be."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._said = time.monotonic()
+
+    def advance(self, task_id: Any, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        if time.monotonic() - self._said >= EVERY:
+            self._said = time.monotonic()
+            task = next(task for task in self.tasks if task.id == task_id)
+            left = TimeRemainingColumn().render(task)
+            self.console.print(f"{task.description} {task.percentage:.0f} %, {_rate(task)}, {left} left", markup=False)
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        if task.speed is None:
-            return Text("")
-        return Text(f"{task.speed / 1e6:.0f} MB/s" if (task.total or 0) > 1e8 else f"{task.speed:,.0f}/s")
+        return Text(_rate(task))
+
+
+def _rate(task: Task) -> str:
+    if task.speed is None:
+        return ""
+    return f"{task.speed / 1e6:.0f} MB/s" if (task.total or 0) > 1e8 else f"{task.speed:,.0f}/s"

@@ -54,6 +54,25 @@ def test_a_folder_without_split_holds_out_a_share_of_each_class(tmp_path):
     assert not np.array_equal(sets[0].images, sets[2].images)
 
 
+def test_a_train_without_a_val_holds_out_its_share(split_folder, tmp_path):
+    for file in sorted((split_folder / "val").rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    (split_folder / "val").rmdir()
+    pack_folder(split_folder, tmp_path / "set", 8, val_fraction=0.34)
+    assert [PackedDataset(tmp_path / "set", s).labels.tolist() for s in ("train", "val")] == [[0, 0, 1, 1], [0, 1]]
+
+
+def test_a_class_without_images_is_named(split_folder, tmp_path):
+    (split_folder / "train" / ".cache").mkdir()
+    (split_folder / "train" / "notes").mkdir()
+    (split_folder / "train" / "notes" / "a.txt").write_text("")
+    with pytest.raises(DataError, match=r"train: no image \(.*\.jpg .*\) in notes; remove what is no class"):
+        pack_folder(split_folder, tmp_path / "set")
+    (split_folder / "train" / "notes" / "0.pgm").write_bytes(encoded(Image.new("L", (4, 4)), "PPM"))
+    pack_folder(split_folder, tmp_path / "set", 4)
+    assert PackedDataset(tmp_path / "set", "train").class_names == ["ash", "notes", "oak"]
+
+
 def test_an_undecodable_image_is_named_and_nothing_is_left(split_folder, tmp_path):
     (split_folder / "train" / "ash" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"ash/1\.png: not an image"):

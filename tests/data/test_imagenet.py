@@ -91,6 +91,16 @@ def test_an_archive_beside_what_was_unpacked_from_it(tmp_path, sample):
     np.testing.assert_array_equal(PackedDataset(tmp_path / "set", "train").images, images[:30])
 
 
+def test_a_broken_archive_of_something_else_does_not_matter(tmp_path, sample):
+    images, _ = release(tmp_path / "down", sample, "npz")
+    (tmp_path / "down" / "other.zip").write_bytes(b"PK\3\4 half a download")
+    pack_imagenet(tmp_path / "down", tmp_path / "set")
+    np.testing.assert_array_equal(PackedDataset(tmp_path / "set", "train").images, images[:30])
+    (tmp_path / "down" / "val_data.npz").unlink()
+    with pytest.raises(DataError, match=r"missing: val_data; .*other.zip: truncated or not a zip"):
+        pack_imagenet(tmp_path / "down", tmp_path / "other")
+
+
 @pytest.mark.parametrize("kind", ["pickle", "npz", "zip of npz", "zip of pickle"])
 @pytest.mark.parametrize("keep", [0, 0.5, 0.99])
 def test_a_truncated_file_is_named(tmp_path, sample, kind, keep):

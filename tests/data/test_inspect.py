@@ -43,6 +43,15 @@ def test_commands(mixed, tmp_path, capfd):
     assert main(["data", "verify", str(mixed)]) == 1
     assert "damaged" in capfd.readouterr().err
     assert main(["data", "inspect", str(tmp_path)]) == 1
+    (mixed / "labels.npy").unlink()
+    assert main(["data", "verify", str(mixed)]) == 1
+    assert "labels.npy: missing or truncated" in capfd.readouterr().err
+
+
+def test_the_sheet_of_the_folder_one_is_in(mixed, monkeypatch):
+    monkeypatch.chdir(mixed)
+    assert main(["data", "inspect", "."]) == 0
+    assert mixed.with_name("set.png").is_file()
 
 
 def test_a_sheet_of_a_split_that_is_not_there(mixed, tmp_path):

@@ -82,13 +82,14 @@ class TestPlaces365:
             ("places365_val.txt", "a.png 1\nb.png\n", "line 2: expected a name and a number"),
             ("places365_val.txt", "a.png 3\n", "line 1: category 3, there are 3"),
             ("categories_places365.txt", "/a/a 0\n/b/b 2\n", "not numbered"),
+            ("categories_places365.txt", b"/a/caf\xe9 0\n", "categories_places365.txt: cannot be read"),
         ],
     )
     def test_bad_lists(self, tmp_path, sample, file, content, message):
         places(tmp_path / "p", sample)
         (tmp_path / "p" / file).unlink()
         if content is not None:
-            (tmp_path / "p" / file).write_text(content)
+            (tmp_path / "p" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(DataError, match=message):
             pack_places365(tmp_path / "p", tmp_path / "set")
 
@@ -116,6 +117,13 @@ def test_tiny_imagenet(tmp_path, sample):
     assert train.labels.tolist() == [0, 0, 1, 1]
     assert train.class_names == ["goldfish", "n02"]
     assert PackedDataset(tmp_path / "set", "val").labels.tolist() == [0, 1]
+    (root / "val" / "val_annotations.txt").write_text("")
+    with pytest.raises(DataError, match=r"val_annotations.txt: empty"):
+        pack_tiny_imagenet(tmp_path, tmp_path / "other")
+    (root / "train" / "n05" / "images").mkdir(parents=True)
+    with pytest.raises(DataError, match="train: no images in n05"):
+        pack_tiny_imagenet(tmp_path, tmp_path / "other")
+    (root / "train" / "n05" / "images").rmdir()
     (root / "val" / "val_annotations.txt").write_text("val_4.JPEG\tn09\t0\t0\t1\t1\n")
     with pytest.raises(DataError, match=r"line 1: class 'n09' is not in train"):
         pack_tiny_imagenet(tmp_path, tmp_path / "other")
@@ -156,9 +164,9 @@ def test_bad_images_stop_or_are_skipped_by_name(tmp_path, sample, monkeypatch):
     for file in bad:
         file.write_bytes(b"no image")
     with pytest.raises(DataError, match="4 of 20 images cannot be read") as caught:
-        pack_folder(tmp_path / "src", tmp_path / "set")
+        pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0)
     assert all(str(file) in str(caught.value) for file in bad)
-    skipped = pack_folder(tmp_path / "src", tmp_path / "set", options=PackOptions(on_error="skip"))
+    skipped = pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0, options=PackOptions(on_error="skip"))
     assert [b.path for b in skipped] == bad
     found = PackedDataset(tmp_path / "set", "train")
     assert len(found) == 16
@@ -169,21 +177,21 @@ def test_bad_images_stop_or_are_skipped_by_name(tmp_path, sample, monkeypatch):
 def test_shares_are_joined_into_the_same_set(tmp_path, sample, monkeypatch):
     monkeypatch.setattr(parts, "PART", 4)
     many(tmp_path / "src", sample, 22)
-    pack_folder(tmp_path / "src", tmp_path / "whole")
+    pack_folder(tmp_path / "src", tmp_path / "whole", val_fraction=0)
     decoded = []
     original = parts.decode_rgb
     monkeypatch.setattr(parts, "decode_rgb", lambda *a: decoded.append(1) or original(*a))
     for i in (3, 1, 2):
-        pack_folder(tmp_path / "src", tmp_path / "set", options=PackOptions(shard=(i, 3)))
+        pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0, options=PackOptions(shard=(i, 3)))
         assert not (tmp_path / "set").exists()
     assert len(decoded) == 22
-    pack_folder(tmp_path / "src", tmp_path / "set")
+    pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0)
     assert len(decoded) == 22
     for name in ("images.npy", "labels.npy"):
         assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    pack_folder(tmp_path / "src", tmp_path / "third", options=PackOptions(shard=(1, 2)))
+    pack_folder(tmp_path / "src", tmp_path / "third", val_fraction=0, options=PackOptions(shard=(1, 2)))
     with pytest.raises(DataError, match="another list"):
-        pack_folder(tmp_path / "src", tmp_path / "third", 32, options=PackOptions(shard=(2, 2)))
+        pack_folder(tmp_path / "src", tmp_path / "third", 32, val_fraction=0, options=PackOptions(shard=(2, 2)))
 
 
 KILLED = """
@@ -191,7 +199,7 @@ import sys
 from gmsop.data import pack_folder, parts
 parts.PART, parts.FEW = 8, 8
 if __name__ == "__main__":
-    pack_folder(sys.argv[1], sys.argv[2], options=parts.PackOptions(workers=2))
+    pack_folder(sys.argv[1], sys.argv[2], val_fraction=0, options=parts.PackOptions(workers=2))
 """
 
 
@@ -214,9 +222,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, sample, monkeypatch):
     decoded = []
     original = parts.decode_rgb
     monkeypatch.setattr(parts, "decode_rgb", lambda *a: decoded.append(1) or original(*a))
-    pack_folder(tmp_path / "src", tmp_path / "set", options=PackOptions(workers=1))
+    pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0, options=PackOptions(workers=1))
     assert len(decoded) <= 900 - 8 * kept + 4
-    pack_folder(tmp_path / "src", tmp_path / "again", options=PackOptions(workers=1))
+    pack_folder(tmp_path / "src", tmp_path / "again", val_fraction=0, options=PackOptions(workers=1))
     for name in ("images.npy", "labels.npy"):
         assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -245,18 +253,18 @@ def bicubic(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_pillow_against_matlab(sample):
-    """What the docstring of `pack_places365` says of the authors' resizing."""
+    """Inside the two filters are one, at the borders not: what the docstring of `pack_places365` measures."""
     tiles = sample_images(sample, 32)
     inside, border = [], []
     for first in (0, 16):
         photo = np.concatenate([np.concatenate(tiles[first + i : first + i + 4], 1) for i in range(0, 16, 4)])
         found = np.asarray(Image.fromarray(photo).resize((100, 100), Image.Resampling.BICUBIC)).astype(float)
         difference = np.abs(found - np.floor(bicubic(photo.astype(float), 100).clip(0, 255) + 0.5))
-        inside.append(difference[2:-2, 2:-2].max())
-        difference[2:-2, 2:-2] = 0
-        border.append(difference.max())
-    assert max(inside) <= 2
-    assert 2 < max(border) <= 7
+        inside.append(difference[2:-2, 2:-2].mean())
+        difference[2:-2, 2:-2] = np.nan
+        border.append(np.nanmax(difference))
+    assert max(inside) < 0.15
+    assert 2 < max(border) <= 13
 
 
 def photos(root: Path) -> Path:
@@ -323,3 +331,14 @@ def test_a_mended_image_and_a_damaged_part_are_done_again(tmp_path):
     part.write_bytes(part.read_bytes()[:100])
     pack_folder(source, tmp_path / "two", 8, val_fraction=0)
     assert len(PackedDataset(tmp_path / "two", "train")) == 6
+
+
+def test_parts_of_a_run_killed_while_it_tidied_up_go_with_the_next(tmp_path, monkeypatch):
+    source = photos(tmp_path / "photos")
+    with monkeypatch.context() as patch:
+        patch.setattr("gmsop.data.parts.shutil.rmtree", lambda *a, **k: None)
+        pack_folder(source, tmp_path / "set", 8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".set.parts.done", "photos", "set"]
+    with pytest.raises(DataError, match="already exists"):
+        pack_folder(source, tmp_path / "set", 8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "set"]

@@ -21,15 +21,17 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def run(args: Namespace) -> None:
-    from gmsop.data import contact_sheet, inspect_set
+    from gmsop.data import PackedDataset, contact_sheet, inspect_set
     from gmsop.data.packed import read_meta, verify_checksums
 
     path = Path(args.path)
     meta = read_meta(path)
     if args.action == "verify":
         with err.status("hashing"):
+            for split in meta["splits"]:
+                PackedDataset(path, split, verify=False)  # files, shapes, labels
             verify_checksums(path, meta)
-        out.print(f"{path}: both checksums are right", markup=False)
+        out.print(f"{path}: description, shapes, labels and both checksums are right", markup=False)
         return
     found = inspect_set(path, progress=True)
     table = Table("split", "images", "per class: fewest", "median", "most", box=None)
@@ -51,6 +53,7 @@ def run(args: Namespace) -> None:
     out.print(f"images of val that stand in train, too: {len(found.duplicates)}")
     for train, val in found.duplicates[:10]:
         out.print(f"  train {train} = val {val}")
-    sheet = args.sheet or f"{path}.png"
+    whole = path.resolve()  # "." has no name
+    sheet = args.sheet or (f"{path}.png" if path.name else whole.with_name(f"{whole.name}.png"))
     contact_sheet(path, sheet)
     out.print(f"random images: {sheet}", markup=False)

@@ -30,14 +30,14 @@ def pack_folder(
         path: the packed set to make; appears only when complete.
         image_size: S; images are resized to S x S, their aspect ratio ignored.
         filter_name: box, bilinear, bicubic or lanczos.
-        val_fraction: where `source` has no train and val of its own: the share of each class that goes to val, drawn
-            by `seed`.
+        val_fraction: where `source` has no val of its own: the share of each class that goes to val, drawn by `seed`.
 
     Returns:
         The images that were skipped.
 
     Raises:
-        DataError: no images; some that cannot be decoded, named; a class in val that is not in train; `path` exists.
+        DataError: no images; a class without any; some that cannot be decoded, named; a class in val that is not in
+            train; `path` exists.
         WriteError: no space, no permission.
     """
     source = Path(source)
@@ -46,11 +46,12 @@ def pack_folder(
     if source.is_file() and source.suffix.lower() == ".csv":
         files = _listed(source, val_fraction, seed)
     elif source.is_dir():
-        files = (
-            _split_files(source)
-            if (source / "train").is_dir()
-            else _draw_split(image_classes(source), val_fraction, seed)
-        )
+        own_train, own_val = ((source / split).is_dir() for split in SPLITS)
+        train = image_classes(source / "train" if own_train else source, every=True)
+        if own_train and own_val:
+            files = {"train": train, "val": image_classes(source / "val")}
+        else:
+            files = _draw_split(train, val_fraction, seed)
     else:
         raise DataError(f"{source}: no such folder, nor a .csv file")
     names = sorted(files["train"])
@@ -70,9 +71,14 @@ def pack_folder(
 Files = dict[str, list[Path]]
 
 
-def image_classes(folder: Path) -> Files:
-    """Class name to its image files, sorted; empty classes left out."""
+def image_classes(folder: Path, every: bool = False) -> Files:
+    """Class name to its image files, sorted. A sub-folder without images is no class; with `every`, an error.
+
+    Raises:
+        DataError: a folder that cannot be read; with `every`, sub-folders without images (hidden ones are passed over).
+    """
     found: Files = {}
+    empty = []
     for child in sorted(folder.iterdir()) if folder.is_dir() else []:
         if child.is_dir():
             files = sorted(
@@ -83,16 +89,17 @@ def image_classes(folder: Path) -> Files:
             )
             if files:
                 found[child.name] = files
+            elif not child.name.startswith("."):
+                empty.append(child.name)
+    if every and found and empty:  # to leave them out in silence would shift the labels of all later classes
+        kinds = " ".join(sorted(EXTENSIONS))
+        raise DataError(f"{folder}: no image ({kinds}) in {', '.join(empty[:10])}; remove what is no class")
     return found
 
 
 def _refuse(error: OSError) -> None:
     """A folder that cannot be read is an error: without it the labels of all later classes would shift."""
     raise DataError(f"{error.filename}: {error.strerror}") from error
-
-
-def _split_files(source: Path) -> dict[str, Files]:
-    return {split: image_classes(source / split) for split in SPLITS}
 
 
 def _draw_split(classes: Files, val_fraction: float, seed: int) -> dict[str, Files]:

@@ -126,6 +126,7 @@ def find_batches(source: Path) -> dict[str, Place]:
     """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder")
+    damaged: list[str] = []
     plain: dict[str, list[Place]] = {name: [] for name in BATCHES}
     archived: dict[str, list[Place]] = {name: [] for name in BATCHES}
     pattern = re.compile(r"(train_data_batch_\d+|val_data)(\.npz)?")
@@ -133,13 +134,21 @@ def find_batches(source: Path) -> dict[str, Place]:
         if (match := pattern.fullmatch(file.name)) and match[1] in plain:
             plain[match[1]].append(Place(file))
         elif file.suffix == ".zip":
-            for member in _members(file):
+            try:
+                with ZipFile(file) as archive:
+                    members = archive.namelist()
+            except (BadZipFile, OSError) as error:  # of no matter where all batches are found elsewhere
+                damaged.append(f"; {file}: truncated or not a zip archive ({error})")
+                continue
+            for member in members:
                 if (match := pattern.fullmatch(member.rsplit("/", 1)[-1])) and match[1] in archived:
                     archived[match[1]].append(Place(file, member))
     found = {name: plain[name] or archived[name] for name in BATCHES}
     if missing := [name for name in BATCHES if not found[name]]:
         there = len(BATCHES) - len(missing)
-        raise DataError(f"{source}: found {there} of the {len(BATCHES)} batches; missing: {', '.join(missing)}")
+        raise DataError(
+            f"{source}: found {there} of the {len(BATCHES)} batches; missing: {', '.join(missing)}{''.join(damaged)}"
+        )
     for name, places in found.items():
         if len(places) > 1:
             raise DataError(
@@ -230,11 +239,3 @@ def _npz(stack: ExitStack, stream: BinaryIO, place: Place) -> tuple[Any, Rows]:
 def _require_bytes(place: Place, dtype: object, shape: tuple[int, ...]) -> None:
     if dtype != np.uint8 or len(shape) != 2:
         raise DataError(f"{place}: data should be uint8 with a row per image, found {dtype} {shape}")
-
-
-def _members(file: Path) -> list[str]:
-    try:
-        with ZipFile(file) as archive:
-            return archive.namelist()
-    except (BadZipFile, OSError) as error:
-        raise DataError(f"{file}: truncated or not a zip archive ({error})") from error

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,9 +98,11 @@ def pack_files(
         raise ConfigError(f"unknown filter {filter_name!r}; there are {', '.join(FILTERS)}")
     if image_size < 1:
         raise ConfigError(f"the image size must be at least 1, got {image_size}")
+    folder = path.parent / f".{path.name}.parts"
+    shutil.rmtree(_done(folder), ignore_errors=True)  # of a run that was killed while it tidied up
     require_writable_set(path, options.overwrite)
     everything = [file for split in SPLITS for file in files.get(split, ())]
-    job = _Job(everything, image_size, filter_name, path.parent / f".{path.name}.parts")
+    job = _Job(everything, image_size, filter_name, folder)
     job.prepare(options.overwrite and options.shard is None)
     mine = [n for n in range(job.parts) if not options.shard or n % options.shard[1] == options.shard[0] - 1]
     missing = [n for n in mine if not job.is_whole(n)]
@@ -271,5 +274,13 @@ def _join(
                 if wanted.any():
                     writer.add_batch(images[wanted], labels[wanted], split)
             bar.advance(task, len(part))
-    shutil.rmtree(job.folder, ignore_errors=True)
+    done = _done(job.folder)
+    with suppress(OSError):
+        job.folder.rename(done)  # at once: half-removed, they would look like a job to go on with
+    shutil.rmtree(done, ignore_errors=True)
     return skipped
+
+
+def _done(parts: Path) -> Path:
+    """What parts are called that have been joined."""
+    return parts.with_name(f"{parts.name}.done")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gmsop.data.images import EXTENSIONS
 from gmsop.data.lists import read_list
 from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
 from gmsop.errors import DataError
@@ -25,8 +26,8 @@ def pack_tiny_imagenet(
         The images that were skipped.
 
     Raises:
-        DataError: another layout, a line that is none, a class in val that is not in train, images that cannot be
-            read.
+        DataError: another layout, a class without images, an empty list, a line that is none, a class in val that is
+            not in train, images that cannot be read.
         WriteError: no space, no permission.
     """
     source = Path(source)
@@ -43,8 +44,10 @@ def pack_tiny_imagenet(
         ImageFile(file, label[wnid])
         for wnid in wnids
         for file in sorted((source / "train" / wnid / "images").iterdir())
-        if file.suffix.lower() in (".jpeg", ".jpg")
+        if file.suffix.lower() in EXTENSIONS
     ]
+    if empty := sorted(set(range(len(wnids))) - {file.label for file in train}):
+        raise DataError(f"{source / 'train'}: no images in {', '.join(wnids[i] for i in empty[:10])}")
     val = []
     for i, line in enumerate(read_list(annotations).splitlines(), 1):
         name, _, rest = line.partition("\t")
@@ -52,6 +55,8 @@ def pack_tiny_imagenet(
         if wnid not in label:
             raise DataError(f"{annotations}, line {i}: class {wnid!r} is not in train")
         val.append(ImageFile(source / "val" / "images" / name, label[wnid]))
+    if not val:
+        raise DataError(f"{annotations}: empty")
     names = _names(source / "words.txt", wnids)
     extra = {"wordnet_ids": wnids}
     files = {"train": train, "val": val}
