@@ -48,6 +48,7 @@ def test_published_settings(name, epochs, lr, batch):
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (epochs, lr, batch)
     assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 1e-4)
     assert (recipe.stem_scale, recipe.bn_momentum, recipe.balance_weight) == (60, 0.3, 100)
+    assert recipe.classifier_lr_scale == 1
     assert (recipe.normalize, recipe.flip, recipe.schedule, recipe.lr_factor) == ("mean", "random", "step", 0.1)
 
 

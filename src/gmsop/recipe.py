@@ -53,6 +53,8 @@ class Recipe:
             deviation as well.
         stem_scale: the stem's initial filters are divided by this and their learning rate by its square: 60 for pixels
             that are not divided by a standard deviation, 1 for those that are.
+        classifier_lr_scale: share of the learning rate that the linear classifier gets; 1 as published. With few
+            classes a mixture's classifier wants less: see "Few classes" in the README.
         bn_momentum: share of the new batch in BatchNorm's running statistics.
         sync_batchnorm: BatchNorm's statistics are those of all devices' images; CUDA only.
         ema_decay: evaluate, and keep, an exponential moving average of the weights, with this decay per step; 0: none.
@@ -91,6 +93,7 @@ class Recipe:
     flip: Literal["random", "both", "all", "none"] = "random"
     normalize: Literal["mean", "mean_std"] = "mean"
     stem_scale: float = 60.0
+    classifier_lr_scale: float = 1.0
     bn_momentum: float = 0.3
     sync_batchnorm: bool = False
     ema_decay: float = 0.0
@@ -125,7 +128,7 @@ class Recipe:
                 good, expected = _is(value, allowed), allowed.__name__
             if not good:
                 raise ConfigError(f"recipe: {f.name} must be {expected}, got {value!r}")
-        for name in ("image_size", "lr", "lr_factor", "batch_size", "accumulate", "stem_scale"):
+        for name in ("image_size", "lr", "lr_factor", "batch_size", "accumulate", "stem_scale", "classifier_lr_scale"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"recipe: {name} must be positive, got {getattr(self, name)}")
         for name in _NOT_NEGATIVE:

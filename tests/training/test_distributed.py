@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -163,16 +164,25 @@ def command(tmp_path: Path, data: Path, out: Path, launcher: str, *more: str) ->
 
 @pytest.fixture(scope="module")
 def two(small_set, tmp_path_factory):
+    """One process on each of two machines, as far as `torchrun` can tell."""
     tmp_path = tmp_path_factory.mktemp("two")
     words = command(tmp_path, small_set, tmp_path / "run", "torchrun")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 2/2") == 1  # one process speaks
-    assert done.stdout.count("best epoch") == 1
+    at = words.index("--standalone")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        meet = f"localhost:{free.getsockname()[1]}"
+    words[at : at + 3] = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", meet]
+    files = [(tmp_path / f"machine{i}").open("w+") for i in range(2)]
+    machines = [subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT) for file in files]
+    statuses = [machine.wait(timeout=200) for machine in machines]
+    text = "".join((tmp_path / f"machine{i}").read_text() for i in range(2))
+    assert statuses == [0, 0], text
+    assert text.count("epoch 2/2") == 1  # one process speaks
+    assert text.count("best epoch") == 1
     return tmp_path / "run"
 
 
-def test_a_run_under_torchrun(two, small_set):
+def test_a_run_on_two_machines(two, small_set):
     saved = read_training_checkpoint(two / "last.ckpt")["gmsop"]
     assert (saved["epoch"], saved["world_size"]) == (2, 2)
     metrics = read_metrics(two / "metrics.csv")

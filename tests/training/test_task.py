@@ -40,16 +40,19 @@ def test_input_is_pixels_minus_the_mean_and_the_stem_is_scaled(small_set):
 
 
 def test_optimiser_follows_the_recipe(small_set):
-    task = task_of(small_set, stem_scale=60, epochs=[4, 2, 1], lr=0.1, weight_decay=1e-4)
+    task = task_of(small_set, stem_scale=60, classifier_lr_scale=0.5, epochs=[4, 2, 1], lr=0.1, weight_decay=1e-4)
     optimizer = task.configure_optimizers()
-    rest, stem = optimizer.param_groups
+    rest, stem, classifier = optimizer.param_groups
     assert stem["params"] == [task.model.backbone.stem.conv.weight]
+    assert classifier["params"] == [task.model.fc.weight, task.model.fc.bias]
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(task.model.parameters()))
     for epoch, rate in enumerate([0.1] * 4 + [0.01] * 2 + [0.001]):
         task.set_rates(optimizer, epoch, 0, 3)
         assert rest["lr"] == pytest.approx(rate)
         assert stem["lr"] == pytest.approx(rate / 3600)
-        assert {(g["weight_decay"], g["momentum"], g["nesterov"]) for g in (rest, stem)} == {(1e-4, 0.9, False)}
+        assert classifier["lr"] == pytest.approx(rate / 2)
+        others = {(g["weight_decay"], g["momentum"], g["nesterov"]) for g in optimizer.param_groups}
+        assert others == {(1e-4, 0.9, False)}
 
 
 @pytest.mark.parametrize("count", [30, 7])

@@ -12,6 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from gmsop.data.packed import SPLITS
 from gmsop.data.safe_pickle import load_arrays
 from gmsop.data.writer import PackedWriter
 from gmsop.errors import ConfigError, DataError, GmsopError
@@ -20,8 +21,6 @@ from gmsop.progress import progress_bar
 SIZES = (64, 32, 16, 8)
 TRAIN = tuple(f"train_data_batch_{i}" for i in range(1, 11))
 BATCHES = (*TRAIN, "val_data")
-IMAGES = {"train": 1_281_167, "val": 50_000}
-"""What the official release holds."""
 ROWS = 4096
 """Images converted at a time."""
 
@@ -74,16 +73,17 @@ def pack_imagenet(
         order[place] = np.arange(1000)
         classes = [classes[i] for i in place]
     found = find_batches(Path(source))
+    needed = sum(place.bytes for place in found.values())
     extra = {"class_order": class_order, "wordnet_ids": [c.wnid for c in classes]}
     names = [c.name for c in classes]
     with (
         PackedWriter(
-            path, image_size, dict.fromkeys(IMAGES), names, f"Downsampled ImageNet, {source}", "box", overwrite, extra,
-            progress, sum(place.bytes for place in found.values()),
+            path, image_size, dict.fromkeys(SPLITS), names, f"Downsampled ImageNet, {source}", "box", overwrite, extra,
+            progress, needed,
         ) as writer,
         progress_bar(progress) as bar,
     ):  # fmt: skip
-        task = bar.add_task("packing", total=sum(IMAGES.values()))
+        task = bar.add_task("packing", total=needed // (3 * image_size**2))
         for batch in BATCHES:
             for images, labels in read_batch(found[batch], image_size):
                 writer.add_batch(images, order[labels - 1], "val" if batch == "val_data" else "train")

@@ -54,18 +54,25 @@ class TrainingTask(EvaluationTask):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         recipe = self.recipe
-        stem = self.model.backbone.stem.conv.weight  # type: ignore[union-attr]
-        rest = [p for p in self.model.parameters() if p is not stem and p.requires_grad]
-        groups = [{"params": rest, "lr": recipe.lr}, {"params": [stem], "lr": recipe.lr / recipe.stem_scale**2}]
+        stem: list[Any] = [self.model.backbone.stem.conv.weight]  # type: ignore[union-attr]
+        classifier = list(self.model.get_classifier().parameters())
+        apart = {id(p) for p in (*stem, *classifier)}
+        rest = [p for p in self.model.parameters() if id(p) not in apart and p.requires_grad]
+        groups = [{"params": p, "lr": r} for p, r in zip((rest, stem, classifier), self._base_rates(), strict=True)]
         return torch.optim.SGD(
             groups, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
         )
+
+    def _base_rates(self) -> tuple[float, float, float]:
+        """Of all but stem and classifier, of the stem, of the classifier."""
+        recipe = self.recipe
+        return recipe.lr, recipe.lr / recipe.stem_scale**2, recipe.lr * recipe.classifier_lr_scale
 
     def set_rates(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps_per_epoch: int) -> None:
         """Everything the recipe says of the optimiser, for one step; whatever a checkpoint said before."""
         recipe = self.recipe
         factor, momentum = rate_and_momentum(recipe, epoch, step, steps_per_epoch)
-        for group, base in zip(optimizer.param_groups, (recipe.lr, recipe.lr / recipe.stem_scale**2), strict=True):
+        for group, base in zip(optimizer.param_groups, self._base_rates(), strict=True):
             group.update(
                 lr=factor * base, momentum=momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
             )
