@@ -1,4 +1,4 @@
-"""Images per second of the loaders at batch 256, and what preparing costs.
+"""Images per second of the loaders at batch 256.
 
     python benchmarks/data.py [--images 20000]
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from gmsop.data import PackedDataset, PackedWriter, pack_folder, sample_path, train_loader
+from gmsop.data import PackedDataset, PackedWriter, sample_path, train_loader
 
 
 def fancy_indexing(dataset: PackedDataset, batch: int) -> int:
@@ -77,10 +77,6 @@ def main() -> None:
         for name, values in rates.items():
             middle = statistics.median(values)
             print(f"{name:28} {middle:10,.0f} images/s   {middle / base:6.3f} of fancy indexing")
-        started = time.perf_counter()
-        pack_folder(root / "jpeg", root / "packed", val_fraction=0)
-        seconds = time.perf_counter() - started
-        print(f"prepare folder: {seconds * 1e5 / count:.0f} s per 100,000 JPEGs of 64 x 64")
 
 
 if __name__ == "__main__":
