@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -54,16 +55,30 @@ def test_a_folder_without_split_holds_out_a_share_of_each_class(tmp_path):
     assert not np.array_equal(sets[0].images, sets[2].images)
 
 
-def test_a_train_without_a_val_holds_out_its_share(split_folder, tmp_path):
-    for file in sorted((split_folder / "val").rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    (split_folder / "val").rmdir()
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_train_without_a_val_holds_out_its_share(split_folder, tmp_path, empty):
+    shutil.rmtree(split_folder / "val")
+    if empty:
+        (split_folder / "val").mkdir()
     pack_folder(split_folder, tmp_path / "set", 8, val_fraction=0.34)
     assert [PackedDataset(tmp_path / "set", s).labels.tolist() for s in ("train", "val")] == [[0, 0, 1, 1], [0, 1]]
 
 
+def test_a_val_without_a_train_is_refused(split_folder, tmp_path):
+    shutil.rmtree(split_folder / "train")
+    with pytest.raises(DataError, match="has a val, but no train"):
+        pack_folder(split_folder, tmp_path / "set")
+
+
+def test_train_may_be_the_name_of_a_class(tmp_path):
+    for name in ("bus", "train"):
+        save(tmp_path / "src" / name / "0.png", coloured(9))
+    pack_folder(tmp_path / "src", tmp_path / "set", 4, val_fraction=0)
+    assert PackedDataset(tmp_path / "set", "train").class_names == ["bus", "train"]
+
+
 def test_a_class_without_images_is_named(split_folder, tmp_path):
-    (split_folder / "train" / ".cache").mkdir()
+    save(split_folder / "train" / ".thumbs" / "0.png", coloured(9))
     (split_folder / "train" / "notes").mkdir()
     (split_folder / "train" / "notes" / "a.txt").write_text("")
     with pytest.raises(DataError, match=r"train: no image \(.*\.jpg .*\) in notes; remove what is no class"):

@@ -1,6 +1,7 @@
 import os
 import pickle
 import shutil
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -91,9 +92,15 @@ def test_an_archive_beside_what_was_unpacked_from_it(tmp_path, sample):
     np.testing.assert_array_equal(PackedDataset(tmp_path / "set", "train").images, images[:30])
 
 
-def test_a_broken_archive_of_something_else_does_not_matter(tmp_path, sample):
+@pytest.mark.parametrize("kind", ["half a download", "a later version"])
+def test_an_odd_archive_of_something_else_does_not_matter(tmp_path, sample, kind):
     images, _ = release(tmp_path / "down", sample, "npz")
-    (tmp_path / "down" / "other.zip").write_bytes(b"PK\3\4 half a download")
+    odd = b"PK\3\4 half a download"
+    if kind == "a later version":
+        with ZipFile(tmp_path / "down" / "other.zip", "w") as archive:
+            archive.writestr("file", b"")
+        odd = (tmp_path / "down" / "other.zip").read_bytes().replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xef")
+    (tmp_path / "down" / "other.zip").write_bytes(odd)
     pack_imagenet(tmp_path / "down", tmp_path / "set")
     np.testing.assert_array_equal(PackedDataset(tmp_path / "set", "train").images, images[:30])
     (tmp_path / "down" / "val_data.npz").unlink()

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,3 +84,12 @@ def test_prepare_prints_what_it_made(tmp_path, sample, capfd):
     release(tmp_path / "down", sample, "npz")
     assert main(["prepare", "imagenet", f"--source={tmp_path / 'down'}", f"--out={tmp_path / 'set'}"]) == 0
     assert "30 train, 3 val, 1000 classes, 64 x 64 pixels" in capfd.readouterr().out
+
+
+def test_a_description_without_its_source_is_damaged(mixed, capfd):
+    meta = json.loads((mixed / "meta.json").read_text())
+    del meta["source"]
+    (mixed / "meta.json").write_text(json.dumps(meta))
+    assert main(["data", "inspect", str(mixed)]) == 1
+    assert "meta.json: damaged" in capfd.readouterr().err
+    assert main(["data", "verify", str(mixed), "--sheet=x.png"]) == 1

@@ -295,3 +295,16 @@ class TestDamage:
 def test_a_copy_elsewhere_works(tmp_path):
     shutil.copytree(write(tmp_path / "set"), tmp_path / "copy")
     assert len(PackedDataset(tmp_path / "copy", "train", verify=True)) == 5
+
+
+def test_a_hidden_folder_of_somebody_else_is_left_alone(sample, tmp_path):
+    """`.NAME.old` and `.NAME.part` are the writer's only if a set is in them."""
+    for name in (".set.old", ".set.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("x")
+    with pytest.raises(WriteError, match="File exists"):
+        PackedWriter(tmp_path / "set", 64, {"train": 1}, ["a"], "", "box")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.txt")) == [
+        ".set.old/thesis.txt",
+        ".set.part/thesis.txt",
+    ]

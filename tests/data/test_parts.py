@@ -124,6 +124,9 @@ def test_tiny_imagenet(tmp_path, sample):
     with pytest.raises(DataError, match="train: no images in n05"):
         pack_tiny_imagenet(tmp_path, tmp_path / "other")
     (root / "train" / "n05" / "images").rmdir()
+    with pytest.raises(DataError, match="train: no images in n05"):
+        pack_tiny_imagenet(tmp_path, tmp_path / "other")
+    (root / "train" / "n05").rmdir()
     (root / "val" / "val_annotations.txt").write_text("val_4.JPEG\tn09\t0\t0\t1\t1\n")
     with pytest.raises(DataError, match=r"line 1: class 'n09' is not in train"):
         pack_tiny_imagenet(tmp_path, tmp_path / "other")
@@ -342,3 +345,38 @@ def test_parts_of_a_run_killed_while_it_tidied_up_go_with_the_next(tmp_path, mon
     with pytest.raises(DataError, match="already exists"):
         pack_folder(source, tmp_path / "set", 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "set"]
+
+
+def test_an_image_that_changed_since_is_decoded_again(tmp_path):
+    source = photos(tmp_path / "photos")
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
+    changed = source / "b" / "5.png"
+    save(np.full((9, 9, 3), 7, np.uint8), changed)
+    os.utime(changed, ns=(0, 0))
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0)
+    assert PackedDataset(tmp_path / "set", "train").images[:, 0, 0, 0].tolist() == [0, 80, 160, 40, 120, 7]
+
+
+def test_parts_that_do_not_say_of_which_list_are_of_another(tmp_path):
+    source = photos(tmp_path / "photos")
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
+    (tmp_path / ".set.parts" / "job").unlink()
+    with pytest.raises(DataError, match=r"another list .* If not, remove that folder, or pass --overwrite"):
+        pack_folder(source, tmp_path / "set", 8, val_fraction=0)
+    with pytest.raises(DataError, match=r"If not, remove that folder$"):
+        pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 2), overwrite=True))
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(overwrite=True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "set"]
+
+
+def test_a_part_with_damaged_pixels_is_named_and_done_again(tmp_path):
+    source = photos(tmp_path / "photos")
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
+    (part,) = (tmp_path / ".set.parts").glob("*.npz")
+    content = bytearray(part.read_bytes())
+    content[content.index(bytes([80] * 24))] ^= 1  # a pixel of the second image
+    part.write_bytes(content)
+    with pytest.raises(DataError, match=r"000000.npz: damaged .*run again"):
+        pack_folder(source, tmp_path / "set", 8, val_fraction=0)
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0)
+    assert PackedDataset(tmp_path / "set", "train").images[1, 0, 0, 0] == 80

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from gmsop.cli.console import err, out
+from gmsop.errors import ConfigError
 
 SUMMARY = "Say what is in a packed set, or verify its checksums."
 EXAMPLE = "gmsop data inspect photos64"
@@ -25,13 +26,15 @@ def run(args: Namespace) -> None:
     from gmsop.data.packed import read_meta, verify_checksums
 
     path = Path(args.path)
+    if args.action == "verify" and args.sheet:
+        raise ConfigError("verify makes no sheet: --sheet goes with inspect")
     meta = read_meta(path)
     if args.action == "verify":
         with err.status("hashing"):
             for split in meta["splits"]:
                 PackedDataset(path, split, verify=False)  # files, shapes, labels
             verify_checksums(path, meta)
-        out.print(f"{path}: description, shapes, labels and both checksums are right", markup=False)
+        out.print(f"{path}: both checksums are right, shapes and labels are as described", markup=False)
         return
     found = inspect_set(path, progress=True)
     table = Table("split", "images", "per class: fewest", "median", "most", box=None)
@@ -53,7 +56,7 @@ def run(args: Namespace) -> None:
     out.print(f"images of val that stand in train, too: {len(found.duplicates)}")
     for train, val in found.duplicates[:10]:
         out.print(f"  train {train} = val {val}")
-    whole = path.resolve()  # "." has no name
-    sheet = args.sheet or (f"{path}.png" if path.name else whole.with_name(f"{whole.name}.png"))
+    named = path if path.name not in ("", "..") else path.resolve()
+    sheet = args.sheet or f"{named}.png"
     contact_sheet(path, sheet)
     out.print(f"random images: {sheet}", markup=False)

@@ -99,7 +99,7 @@ def _decoding(given: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {name: given[name] for name in ("on_error", "workers") if name in given}
     if "shard" in given:
         first, slash, count = given["shard"].partition("/")
-        if not (slash and first.isdigit() and count.isdigit()):
+        if not (slash and first.isdecimal() and count.isdecimal()):
             raise ConfigError(f"--shard is I/N, such as 3/16; got {given['shard']!r}")
         options["shard"] = (int(first), int(count))
     return options

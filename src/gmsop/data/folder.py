@@ -46,12 +46,12 @@ def pack_folder(
     if source.is_file() and source.suffix.lower() == ".csv":
         files = _listed(source, val_fraction, seed)
     elif source.is_dir():
-        own_train, own_val = ((source / split).is_dir() for split in SPLITS)
-        train = image_classes(source / "train" if own_train else source, every=True)
-        if own_train and own_val:
-            files = {"train": train, "val": image_classes(source / "val")}
-        else:
-            files = _draw_split(train, val_fraction, seed)
+        has_split = (source / "train").is_dir() and any(child.is_dir() for child in (source / "train").iterdir())
+        if not has_split and (source / "val").is_dir():
+            raise DataError(f"{source}: has a val, but no train/CLASS/*")
+        train = image_classes(source / "train" if has_split else source, strict=True)
+        val = image_classes(source / "val", strict=True) if has_split else {}
+        files = {"train": train, "val": val} if val else _draw_split(train, val_fraction, seed)
     else:
         raise DataError(f"{source}: no such folder, nor a .csv file")
     names = sorted(files["train"])
@@ -71,16 +71,17 @@ def pack_folder(
 Files = dict[str, list[Path]]
 
 
-def image_classes(folder: Path, every: bool = False) -> Files:
-    """Class name to its image files, sorted. A sub-folder without images is no class; with `every`, an error.
+def image_classes(folder: Path, strict: bool = False) -> Files:
+    """Class name to its image files, sorted. A sub-folder without images is no class; with `strict`, an error. Hidden
+    ones are passed over.
 
     Raises:
-        DataError: a folder that cannot be read; with `every`, sub-folders without images (hidden ones are passed over).
+        DataError: a folder that cannot be read; with `strict`, a sub-folder without images.
     """
     found: Files = {}
     empty = []
     for child in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if child.is_dir():
+        if child.is_dir() and not child.name.startswith("."):
             files = sorted(
                 Path(folder, name)
                 for folder, _, names in os.walk(child, onerror=_refuse, followlinks=False)
@@ -89,9 +90,9 @@ def image_classes(folder: Path, every: bool = False) -> Files:
             )
             if files:
                 found[child.name] = files
-            elif not child.name.startswith("."):
+            else:
                 empty.append(child.name)
-    if every and found and empty:  # to leave them out in silence would shift the labels of all later classes
+    if strict and found and empty:  # to leave them out in silence would shift the labels of all later classes
         kinds = " ".join(sorted(EXTENSIONS))
         raise DataError(f"{folder}: no image ({kinds}) in {', '.join(empty[:10])}; remove what is no class")
     return found

@@ -21,6 +21,8 @@ from gmsop.progress import progress_bar
 SIZES = (64, 32, 16, 8)
 TRAIN = tuple(f"train_data_batch_{i}" for i in range(1, 11))
 BATCHES = (*TRAIN, "val_data")
+ODD_ZIP = (BadZipFile, OSError, ValueError, NotImplementedError)
+"""What opening an archive may raise that is damaged, or of a kind that Python does not know."""
 ROWS = 4096
 """Images converted at a time."""
 
@@ -109,7 +111,7 @@ class Place(NamedTuple):
             if self.is_npz:
                 with ZipFile(self.file) as archive:
                     return sum(info.file_size for info in archive.infolist())
-        except (BadZipFile, OSError):
+        except ODD_ZIP:
             return 0
         return self.file.stat().st_size
 
@@ -137,7 +139,7 @@ def find_batches(source: Path) -> dict[str, Place]:
             try:
                 with ZipFile(file) as archive:
                     members = archive.namelist()
-            except (BadZipFile, OSError) as error:  # of no matter where all batches are found elsewhere
+            except ODD_ZIP as error:  # of no matter where all batches are found elsewhere
                 damaged.append(f"; {file}: truncated or not a zip archive ({error})")
                 continue
             for member in members:

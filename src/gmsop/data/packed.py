@@ -98,7 +98,8 @@ def read_meta(path: str | Path) -> dict[str, Any]:
             and counts and all(isinstance(n, int) and n >= 0 for n in counts.values())
             and all(isinstance(name, str) for name in names) and list(counts) == [s for s in SPLITS if s in counts]
             and len(meta["rgb_mean"]) == len(meta["rgb_std"]) == 3
-            and all(0 <= float(v) <= 255 for v in meta["rgb_mean"] + meta["rgb_std"])
+            and all(isinstance(v, int | float) and 0 <= v <= 255 for v in meta["rgb_mean"] + meta["rgb_std"])
+            and isinstance(meta["source"], str) and isinstance(meta["filter"], str)
             and isinstance(meta["sha256"], dict) and set(meta["sha256"]) == {"images.npy", "labels.npy"}
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:

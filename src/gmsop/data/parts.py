@@ -1,7 +1,8 @@
 """Image files to a packed set, in parts: many processes, many machines, and nothing done twice after a kill.
 
 The list of files is cut into parts of 512. Each is decoded and written, whole or not at all, to `.NAME.parts` beside
-the set; when all are there they are joined. A run that finds parts of its own list takes them as they are.
+the set; when all are there they are joined. A run that finds parts of its own list takes those whose files have not
+changed since, by size and time.
 """
 
 import hashlib
@@ -31,6 +32,8 @@ from gmsop.files import require_space, write_error, writing
 from gmsop.progress import progress_bar
 
 PART = 512
+DAMAGED = (BadZipFile, OSError, ValueError, KeyError, EOFError)
+"""What reading a part may raise that is not as it was written."""
 FEW = 16 * PART
 """So few images are decoded here: starting processes would take longer."""
 
@@ -99,11 +102,11 @@ def pack_files(
     if image_size < 1:
         raise ConfigError(f"the image size must be at least 1, got {image_size}")
     folder = path.parent / f".{path.name}.parts"
-    shutil.rmtree(_done(folder), ignore_errors=True)  # of a run that was killed while it tidied up
+    shutil.rmtree(_gone(folder), ignore_errors=True)  # of a run that was killed while it tidied up
     require_writable_set(path, options.overwrite)
     everything = [file for split in SPLITS for file in files.get(split, ())]
     job = _Job(everything, image_size, filter_name, folder)
-    job.prepare(options.overwrite and options.shard is None)
+    job.prepare(options.overwrite, alone=options.shard is None)
     mine = [n for n in range(job.parts) if not options.shard or n % options.shard[1] == options.shard[0] - 1]
     missing = [n for n in mine if not job.is_whole(n)]
     joined = 0 if options.shard else len(everything)
@@ -152,13 +155,15 @@ class _Job:
         return self.folder / f"{n:06d}.npz"
 
     def is_whole(self, n: int) -> bool:
-        """Whether the part is there and lacks no image: one that could not be read may have been mended since."""
+        """Whether the part is there, of the files as they are now, and lacks none that may have been mended since."""
         if not self.file(n).exists():
             return False
         try:
-            return not self.failures(n)
-        except (BadZipFile, OSError, ValueError, KeyError, EOFError):
-            self.file(n).unlink(missing_ok=True)  # damaged
+            with np.load(self.file(n)) as content:
+                same = np.array_equal(content["versions"], [_version(file.path) for file in self.part(n)])
+            return same and not self.failures(n)
+        except DAMAGED:
+            self.file(n).unlink(missing_ok=True)
             return False
 
     def failures(self, n: int) -> list[UnreadableImage]:
@@ -168,20 +173,22 @@ class _Job:
                 for i, reason in json.loads(str(content["bad"])).items()
             ]
 
-    def prepare(self, overwrite: bool) -> None:
-        """Make the folder of parts. Those of another list are the work of another job: they go only if told so."""
+    def prepare(self, overwrite: bool, alone: bool) -> None:
+        """Make the folder of parts. Those of another list are the work of another job: they go only if told so, and
+        not by one share of many."""
         mark = hashlib.sha256(f"{self.image_size} {self.filter_name}\n".encode())
         for file in self.files:
             mark.update(f"{file.path.absolute()}\t{file.label}\n".encode(errors="surrogateescape"))
         note = self.folder / "job"
         try:
-            if note.exists() and note.read_text() != mark.hexdigest():
-                if not overwrite and any(self.folder.glob("*.npz")):
+            mine = note.exists() and note.read_text() == mark.hexdigest()
+            if not mine and any(self.folder.glob("*.npz")):
+                if not (overwrite and alone):
                     raise DataError(
                         f"{self.folder} holds parts of another list of images, size or filter: is another job writing "
-                        f"the same set? If not, remove that folder, or pass --overwrite"
+                        f"the same set? If not, remove that folder{', or pass --overwrite' if alone else ''}"
                     )
-                shutil.rmtree(self.folder)
+                _discard(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             with writing(note) as temporary:
                 temporary.write_text(mark.hexdigest())
@@ -230,7 +237,9 @@ def _decode_part(
 ) -> list[UnreadableImage]:
     images = np.empty((len(files), image_size, image_size, 3), np.uint8)
     bad: dict[int, str] = {}
+    versions = []
     for i, file in enumerate(files):
+        versions.append(_version(file.path))
         try:
             images[i] = decode_rgb(file.path.read_bytes(), image_size, filter_name)
         except OSError as error:
@@ -239,7 +248,7 @@ def _decode_part(
             bad[i] = str(error)
     if not (bad and stop):
         with writing(target) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, images=images, bad=json.dumps(bad))
+            np.savez(stream, images=images, bad=json.dumps(bad), versions=np.array(versions))
     return [UnreadableImage(files[i].path, reason) for i, reason in bad.items()]
 
 
@@ -265,8 +274,12 @@ def _join(
         task = bar.add_task("joining", total=len(job.files))
         for n in range(job.parts):
             part = job.part(n)
-            with np.load(job.file(n)) as content:
-                images, bad = content["images"], json.loads(str(content["bad"]))
+            try:
+                with np.load(job.file(n)) as content:
+                    images, bad = content["images"], json.loads(str(content["bad"]))
+            except DAMAGED as error:
+                job.file(n).unlink(missing_ok=True)
+                raise DataError(f"{job.file(n)}: damaged ({error}); run again to decode its images again") from error
             numbers = np.arange(len(part)) + n * PART
             good = np.array([str(i) not in bad for i in range(len(part))], bool)
             labels = np.array([file.label for file in part])
@@ -274,13 +287,25 @@ def _join(
                 if wanted.any():
                     writer.add_batch(images[wanted], labels[wanted], split)
             bar.advance(task, len(part))
-    done = _done(job.folder)
     with suppress(OSError):
-        job.folder.rename(done)  # at once: half-removed, they would look like a job to go on with
-    shutil.rmtree(done, ignore_errors=True)
+        _discard(job.folder)
     return skipped
 
 
-def _done(parts: Path) -> Path:
-    """What parts are called that have been joined."""
+def _discard(parts: Path) -> None:
+    """Remove a folder of parts. At once: half-removed, it would look like a job to go on with."""
+    parts.rename(_gone(parts))
+    shutil.rmtree(_gone(parts), ignore_errors=True)
+
+
+def _gone(parts: Path) -> Path:
     return parts.with_name(f"{parts.name}.done")
+
+
+def _version(file: Path) -> tuple[int, int]:
+    """Size and time of a file; (-1, -1) where it cannot be asked."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return -1, -1
+    return found.st_size, found.st_mtime_ns

@@ -26,9 +26,10 @@ def pack_places365(
     """Pack the images of the official lists, resized to S x S without regard to their aspect ratio.
 
     The authors resized with MATLAB's bicubic `imresize`. Pillow's filter is the same but at the borders, where MATLAB
-    mirrors the image and Pillow leaves out what is not there; and Pillow rounds after each axis. Nine photographs of
-    256 x 256 made 100 x 100 differ in 1 of 2,000 values inside by more than 1 grey level, by 5 at most; in the two
-    outermost rows and columns 1 of 17 by more than 1, by 13 at most. Hard edges double that.
+    mirrors the image and Pillow leaves out what is not there; and Pillow rounds after each axis. Nine photographs (the
+    samples of scikit-image, scikit-learn and Matplotlib) of 256 x 256 made 100 x 100 differ in 1 of 2,000 values inside
+    by more than 1 grey level, by 5 at most; in the two outermost rows and columns 1 of 17 by more than 1, by 13 at
+    most. Hard edges double that.
 
     Args:
         source: the folder that holds `data_256` or `data_large` (`data_256_standard`, ... in torchvision's layout),
@@ -96,7 +97,7 @@ def _lines(file: Path, classes: int | None) -> list[tuple[str, int]]:
     out = []
     for i, line in enumerate(read_list(file).splitlines(), 1):
         name, _, number = line.strip().rpartition(" ")
-        if not name or not number.isdigit():
+        if not name or not number.isdecimal():
             raise DataError(f"{file}, line {i}: expected a name and a number, found {line[:60]!r}")
         if classes is not None and int(number) >= classes:
             raise DataError(f"{file}, line {i}: category {number}, there are {classes}")

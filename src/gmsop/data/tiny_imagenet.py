@@ -36,14 +36,15 @@ def pack_tiny_imagenet(
     annotations = source / "val" / "val_annotations.txt"
     if not (source / "train").is_dir() or not annotations.is_file():
         raise DataError(f"{source}: expected train/WNID/images and val/val_annotations.txt of tiny-imagenet-200")
-    wnids = sorted(folder.name for folder in (source / "train").iterdir() if (folder / "images").is_dir())
+    folders = (folder for folder in (source / "train").iterdir() if folder.is_dir())
+    wnids = sorted(folder.name for folder in folders if not folder.name.startswith("."))
     if not wnids:
         raise DataError(f"{source / 'train'}: no folder WNID/images in it")
     label = {wnid: i for i, wnid in enumerate(wnids)}
     train = [
         ImageFile(file, label[wnid])
         for wnid in wnids
-        for file in sorted((source / "train" / wnid / "images").iterdir())
+        for file in sorted((source / "train" / wnid / "images").glob("*"))
         if file.suffix.lower() in EXTENSIONS
     ]
     if empty := sorted(set(range(len(wnids))) - {file.label for file in train}):

@@ -80,7 +80,8 @@ class PackedWriter:
             require_space(self.path.parent, needed or sum(known) * image_size**2 * 3)
             self._folder = self.path.parent / f".{self.path.name}.part"
             self._lock = _Lock(self.path.parent / f".{self.path.name}.lock")
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if _is_ours(self._folder):
+                shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir()
             self._file = (self._folder / "images.npy").open("wb")
             self._write_header(0)  # NumPy leaves room for the number to grow
@@ -208,10 +209,15 @@ def require_writable_set(path: Path, overwrite: bool) -> None:
     """
     _put_back(path)
     if path.exists():
-        if not path.is_dir() or not {child.name for child in path.iterdir()} <= FILES:
+        if not _is_ours(path):
             raise DataError(f"{path} holds something else than a packed set: it will not be overwritten")
         if not overwrite:
             raise DataError(f"{path} already exists; choose another folder or pass --overwrite")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether all that is in the folder is of a packed set."""
+    return path.is_dir() and {child.name for child in path.iterdir()} <= FILES
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -232,7 +238,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 def _put_back(path: Path) -> None:
     """Undo an exchange that was killed half-way; clear away the old set of one that was killed at its end."""
     aside = path.parent / f".{path.name}.old"
-    if not aside.is_dir():
+    if not _is_ours(aside):
         return
     lock = _Lock(path.parent / f".{path.name}.lock")  # somebody else may be in the middle of it
     try:
