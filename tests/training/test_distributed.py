@@ -173,7 +173,8 @@ def two(small_set, tmp_path_factory):
         meet = f"localhost:{free.getsockname()[1]}"
     words[at : at + 3] = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", meet]
     files = [(tmp_path / f"machine{i}").open("w+") for i in range(2)]
-    machines = [subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT) for file in files]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as for two processes on one machine: the same bits
+    machines = [subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=one_thread) for file in files]
     statuses = [machine.wait(timeout=200) for machine in machines]
     text = "".join((tmp_path / f"machine{i}").read_text() for i in range(2))
     assert statuses == [0, 0], text
