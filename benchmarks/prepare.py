@@ -4,8 +4,8 @@
 
 The sources are written here in the official formats, from the bundled sample's images, repeated. Those of Downsampled
 ImageNet hold all images but ten in one batch: `--images 128126` makes one of the official size. Each kind is prepared
-in a process of its own; its memory is what it takes beyond what importing gmsop took, and that of the largest worker
-stands beside where images are decoded in several processes. Linux only, whose /proc it reads.
+in a process of its own; its memory is the most that it and the processes it starts take together, what they share
+counted once. Linux only, whose /proc it reads.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,41 +23,43 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from gmsop.cli.prepare import DECODING
-from gmsop.data import PackedDataset, sample_path
-from gmsop.data.parts import FEW
-
 Images = np.ndarray
 GIB = 2**30
 
 CHILD = """
-import glob, sys, threading, time
-
-def peak(process):  # ru_maxrss would count what the starting process had
-    try:
-        with open(f"/proc/{process}/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    except (OSError, StopIteration):  # it has ended
-        return 0
-
-def watch():
-    while True:
-        for file in glob.glob("/proc/self/task/*/children"):
-            with open(file) as children:
-                workers.update({child: max(peak(child), workers.get(child, 0)) for child in children.read().split()})
-        time.sleep(0.1)
-
-if __name__ == "__main__":
-    import gmsop.data, torch
-    from gmsop.cli import main
-    workers = {}
-    libraries = peak("self")
-    threading.Thread(target=watch, daemon=True).start()
-    started = time.perf_counter()
-    assert main(sys.argv[1:]) == 0
-    seconds = time.perf_counter() - started
-    print(f"\\n[{seconds}, {libraries}, {peak('self')}, {max(workers.values(), default=0)}]")
+import sys, time
+import gmsop.data
+from gmsop.cli import main
+print("imported", flush=True)
+started = time.perf_counter()
+assert main(sys.argv[1:]) == 0
+print(time.perf_counter() - started)
 """
+
+
+def memory(process: str) -> int:
+    """Bytes of a process and all it has started. A page that n processes share is an nth of a page in each."""
+    total = 0
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        for task in Path(f"/proc/{process}/task").iterdir():
+            total += sum(map(memory, (task / "children").read_text().split()))
+    except OSError:
+        pass  # it has ended
+    return total
+
+
+def measured(words: list[str]) -> tuple[float, int, int]:
+    """Seconds of `gmsop` with these words, memory once it is imported, most memory."""
+    with subprocess.Popen([sys.executable, "-c", CHILD, *words], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "imported\n"
+        libraries = most = memory(str(child.pid))
+        while child.poll() is None:
+            most = max(most, memory(str(child.pid)))
+            time.sleep(0.1)
+        return float(child.stdout.read().splitlines()[-1]), libraries, most
 
 
 def batches(folder: Path, images: Images, write: Callable[[Path, dict], None]) -> str:
@@ -139,30 +142,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--kinds", default=",".join(KINDS))
     args = parser.parse_args()
-    sample = PackedDataset(sample_path(), "train").images
+    # gmsop is not imported here: the libraries would be shared with those measured, and count half.
+    where = [sys.executable, "-c", "from gmsop.data import sample_path; print(sample_path())"]
+    sample_folder = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    sample = np.load(sample_folder / "images.npy")[:1500]
     images = sample[np.arange(args.images) % len(sample)]
     size = images.nbytes / GIB
     print(f"{args.images:,} images, {size:.2f} GiB at 64 x 64, {os.cpu_count()} processors. Per 100,000:")
     for kind in args.kinds.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            source, script = Path(folder, "source"), Path(folder, "child.py")
+            source = Path(folder, "source")
             source.mkdir()
-            script.write_text(CHILD)  # a file: the worker processes import it
             command = KINDS[kind](source, images)
             what = source / "imdb.mat" if kind == "imdb" else source
-            words = ["prepare", command, f"--source={what}", f"--out={folder}/set"]
-            done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
-            seconds, libraries, most, workers = json.loads(done.stdout.splitlines()[-1])
+            seconds, libraries, most = measured(["prepare", command, f"--source={what}", f"--out={folder}/set"])
             disk = sum(file.stat().st_size for file in Path(folder, "set").iterdir())
-            found = PackedDataset(f"{folder}/set", "train")
-            assert len(found) + len(PackedDataset(f"{folder}/set", "val")) == args.images, "images were lost"
+            found = json.loads(Path(folder, "set", "meta.json").read_text())["splits"]
+            assert sum(found.values()) == args.images, "images were lost"
         share = 1e5 / args.images
-        print(
-            f"{kind:14} {seconds * share:6.1f} s, {disk * share / 1e9:4.1f} GB of disk; most memory "
-            f"{(most - libraries) / GIB:5.2f} GiB beyond the {libraries / GIB:.2f} of the libraries"
-            + (f", {workers / GIB:.2f} in a worker" if command in DECODING and args.images > FEW else ""),
-            flush=True,
-        )
+        costs = f"{kind:14} {seconds * share:6.1f} s, {disk * share / 1e9:4.1f} GB of disk; most memory"
+        print(f"{costs} {most / GIB:.2f} GiB, {libraries / GIB:.2f} of it the libraries", flush=True)
 
 
 if __name__ == "__main__":

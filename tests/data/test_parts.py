@@ -294,10 +294,9 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = (
         "import os, signal, sys, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "import multiprocessing\n"
-        "from gmsop.data.parts import _follow_parent\n"
+        "from gmsop.data.parts import _context, _follow_parent\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), initializer=_follow_parent)\n"
+        "    pool = ProcessPoolExecutor(1, _context(), initializer=_follow_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(time.sleep, 60)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -380,3 +379,33 @@ def test_a_part_with_damaged_pixels_is_named_and_done_again(tmp_path):
         pack_folder(source, tmp_path / "set", 8, val_fraction=0)
     pack_folder(source, tmp_path / "set", 8, val_fraction=0)
     assert PackedDataset(tmp_path / "set", "train").images[1, 0, 0, 0] == 80
+
+
+def test_processes_pack_the_same_set_as_one(tmp_path, sample, monkeypatch):
+    many(tmp_path / "src", sample, 40)
+    monkeypatch.setattr(parts, "PART", 2)  # more parts than are handed out at once
+    monkeypatch.setattr(parts, "FEW", 0)
+    for name, workers in (("one", 1), ("two", 2)):
+        pack_folder(tmp_path / "src", tmp_path / name, val_fraction=0, options=PackOptions(workers=workers))
+    for file in ("images.npy", "labels.npy"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="started processes do not see what is patched here")
+def test_a_process_that_dies_is_said_and_nothing_is_lost(tmp_path, sample, monkeypatch):
+    many(tmp_path / "src", sample, 40)
+    monkeypatch.setattr(parts, "PART", 4)
+    monkeypatch.setattr(parts, "FEW", 0)
+    original, seen = parts.decode_rgb, []
+    with monkeypatch.context() as patch:
+        dying = lambda *a: seen.append(1) or (original(*a) if len(seen) < 10 else os._exit(9))  # noqa: E731
+        patch.setattr(parts, "decode_rgb", dying)
+        with pytest.raises(DataError, match=r"a process died .* Run again to go on"):
+            pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0, options=PackOptions(workers=2))
+    done = len(list((tmp_path / ".set.parts").glob("*.npz")))
+    assert 0 < done < 10
+    decoded: list[int] = []
+    monkeypatch.setattr(parts, "decode_rgb", lambda *a: decoded.append(1) or original(*a))
+    pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0, options=PackOptions(workers=1))
+    assert len(decoded) == 40 - 4 * done
+    assert len(PackedDataset(tmp_path / "set", "train")) == 40

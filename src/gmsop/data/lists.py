@@ -1,17 +1,20 @@
 """The text files that come with data sets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from gmsop.errors import DataError
 
 
-def read_list(file: Path) -> str:
-    """A text file.
+def read_lines(file: Path) -> Iterator[str]:
+    """The lines of a text file, one after the other: that of Places-365 has 1.8 million.
 
     Raises:
         DataError: missing, or not UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as stream:
+            for line in stream:
+                yield line.rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error})") from error

@@ -54,15 +54,15 @@ class FolderDataset:
 class _Decoded:
     """What of an array of images the loaders use: `images[rows]` is (rows, S, S, 3) uint8."""
 
-    def __init__(self, files: list[Path], size: int, filter_name: str) -> None:
+    def __init__(self, files: list[str], size: int, filter_name: str) -> None:
         self.files, self.size, self.filter_name = files, size, filter_name
         self.nbytes = len(files) * size * size * 3
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         return np.stack([self._decode(self.files[row]) for row in rows])
 
-    def _decode(self, file: Path) -> NDArray[np.uint8]:
+    def _decode(self, file: str) -> NDArray[np.uint8]:
         try:
-            return decode_rgb(file, self.size, self.filter_name)
+            return decode_rgb(Path(file), self.size, self.filter_name)
         except DataError as error:
             raise DataError(f"{file}: {error}") from error

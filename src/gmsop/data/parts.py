@@ -5,27 +5,29 @@ the set; when all are there they are joined. A run that finds parts of its own l
 changed since, by size and time.
 """
 
-import hashlib
+import gc
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 
+from gmsop.data.image_list import ImageFile, ImageList
 from gmsop.data.images import FILTERS, decode_rgb
-from gmsop.data.packed import SPLITS
 from gmsop.data.writer import PackedWriter, require_writable_set
 from gmsop.errors import ConfigError, DataError
 from gmsop.files import require_space, write_error, writing
@@ -36,11 +38,6 @@ DAMAGED = (BadZipFile, OSError, ValueError, KeyError, EOFError)
 """What reading a part may raise that is not as it was written."""
 FEW = 16 * PART
 """So few images are decoded here: starting processes would take longer."""
-
-
-class ImageFile(NamedTuple):
-    path: Path
-    label: int
 
 
 class UnreadableImage(NamedTuple):
@@ -80,7 +77,7 @@ class PackOptions:
 
 
 def pack_files(
-    files: Mapping[str, Sequence[ImageFile]],
+    files: Mapping[str, Iterable[tuple[str | Path, int]]],
     path: str | Path,
     image_size: int,
     class_names: Sequence[str],
@@ -104,39 +101,54 @@ def pack_files(
     folder = path.parent / f".{path.name}.parts"
     shutil.rmtree(_gone(folder), ignore_errors=True)  # of a run that was killed while it tidied up
     require_writable_set(path, options.overwrite)
-    everything = [file for split in SPLITS for file in files.get(split, ())]
-    job = _Job(everything, image_size, filter_name, folder)
+    job = _Job(*_listed(files, options.progress), image_size, filter_name, folder)
     job.prepare(options.overwrite, alone=options.shard is None)
     mine = [n for n in range(job.parts) if not options.shard or n % options.shard[1] == options.shard[0] - 1]
-    missing = [n for n in mine if not job.is_whole(n)]
-    joined = 0 if options.shard else len(everything)
+    with progress_bar(options.progress) as bar:
+        missing = [n for n in bar.track(mine, description="looking at what is done") if not job.is_whole(n)]
+    joined = 0 if options.shard else len(job.files)
     require_space(path.parent, (len(missing) * PART + joined) * image_size**2 * 3)
     bad: list[UnreadableImage] = []
-    with progress_bar(options.progress) as bar:
-        task = bar.add_task("decoding", total=sum(map(job.size, mine)))
-        bar.advance(task, sum(job.size(n) for n in mine if n not in set(missing)))
-        for n, failures in _decode(job, missing, options):
+    with _decoding(job, missing, options) as done, progress_bar(options.progress) as bar:  # processes before threads
+        left, total = sum(map(job.size, missing)), sum(map(job.size, mine))
+        task = bar.add_task("decoding", total=total, completed=total - left)
+        for n, failures in done:
             bad += failures
             bar.advance(task, job.size(n))
     if options.on_error == "stop" and not bad:
-        bad = [failure for n in mine for failure in job.failures(n)]  # of an earlier run, which skipped them
+        bad = [failure for n in mine for failure in job.failures(n).values()]  # of an earlier run, which skipped them
     if bad and options.on_error == "stop":
         if not any(job.file(n).exists() for n in range(job.parts)):
             shutil.rmtree(job.folder, ignore_errors=True)
         shown = "\n".join(f"  {b.path}: {b.reason}" for b in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise DataError(
-            f"{len(bad)} of {len(everything)} images cannot be read:\n{shown}{more}\nMend them and run again (what "
+            f"{len(bad)} of {len(job.files)} images cannot be read:\n{shown}{more}\nMend them and run again (what "
             f"is decoded is kept), or skip them with --on_error skip"
         )
     if options.shard:
         return bad
-    return _join(job, files, path, class_names, source, options, dict(extra or {}))
+    return _join(job, path, class_names, source, options, dict(extra or {}))
+
+
+def _listed(files: Mapping[str, Iterable[tuple[str | Path, int]]], progress: bool) -> tuple[ImageList, int]:
+    """The images of train, then those of val; and where these begin."""
+    images, border = ImageList(), 0
+    with progress_bar(progress) as bar:
+        images.extend(bar.track(files.get("train", ()), description="listing train"))
+        border = len(images)
+        images.extend(bar.track(files.get("val", ()), description="listing val"))
+    return images, border
+
+
+_Done = tuple[int, list[UnreadableImage]]
+"""A part's number, and what in it could not be read."""
 
 
 @dataclass
 class _Job:
-    files: list[ImageFile]
+    files: ImageList  # those of train, then those of val
+    border: int  # where val begins
     image_size: int
     filter_name: str
     folder: Path
@@ -166,22 +178,19 @@ class _Job:
             self.file(n).unlink(missing_ok=True)
             return False
 
-    def failures(self, n: int) -> list[UnreadableImage]:
+    def failures(self, n: int) -> dict[int, UnreadableImage]:
+        """The images of the part that could not be read, by their number in the list."""
         with np.load(self.file(n)) as content:
-            return [
-                UnreadableImage(self.part(n)[int(i)].path, reason)
-                for i, reason in json.loads(str(content["bad"])).items()
-            ]
+            bad = {n * PART + int(i): reason for i, reason in json.loads(str(content["bad"])).items()}
+        return {i: UnreadableImage(self.files[i].path, reason) for i, reason in bad.items()}
 
     def prepare(self, overwrite: bool, alone: bool) -> None:
         """Make the folder of parts. Those of another list are the work of another job: they go only if told so, and
         not by one share of many."""
-        mark = hashlib.sha256(f"{self.image_size} {self.filter_name}\n".encode())
-        for file in self.files:
-            mark.update(f"{file.path.absolute()}\t{file.label}\n".encode(errors="surrogateescape"))
+        mark = f"{self.image_size} {self.filter_name} {self.files.digest()}"
         note = self.folder / "job"
         try:
-            mine = note.exists() and note.read_text() == mark.hexdigest()
+            mine = note.exists() and note.read_text() == mark
             if not mine and any(self.folder.glob("*.npz")):
                 if not (overwrite and alone):
                     raise DataError(
@@ -191,36 +200,47 @@ class _Job:
                 _discard(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             with writing(note) as temporary:
-                temporary.write_text(mark.hexdigest())
+                temporary.write_text(mark)
         except OSError as error:
             raise write_error(self.folder, error) from error
 
 
-def _decode(job: _Job, missing: list[int], options: PackOptions) -> Iterator[tuple[int, list[UnreadableImage]]]:
-    """Decode the missing parts, in processes if it pays. Gives each part's number and failures when it is done."""
-    stop = options.on_error == "stop"
+@contextmanager
+def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[Iterator[_Done]]:
+    """Decode the missing parts, in processes if it pays. Each is given when it is done."""
+
+    def arguments(n: int) -> tuple[list[ImageFile], Path, int, str, bool]:
+        return job.part(n), job.file(n), job.image_size, job.filter_name, options.on_error == "stop"
+
+    def results() -> Iterator[_Done]:
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+                running.update({pool.submit(_decode_part, *arguments(n)): n for n in islice(later, 1)})
+
     workers = min(options.workers or (os.cpu_count() or 1), max(1, len(missing)))
     if workers == 1 or sum(map(job.size, missing)) <= FEW:
-        for n in missing:
-            yield n, _decode_part(job.part(n), job.file(n), job.image_size, job.filter_name, stop)
+        yield ((n, _decode_part(*arguments(n))) for n in missing)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
+    with ProcessPoolExecutor(workers, _context(), initializer=_follow_parent) as pool:
+        later = iter(missing)  # a few at a time: the paths of all would take much memory
+        running = {pool.submit(_decode_part, *arguments(n)): n for n in islice(later, 2 * workers)}
         try:
-            futures = {
-                pool.submit(_decode_part, job.part(n), job.file(n), job.image_size, job.filter_name, stop): n
-                for n in missing
-            }
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            yield results()
         except BrokenProcessPool as error:
             raise DataError("a process died (out of memory?). Run again to go on, with fewer workers") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _context() -> multiprocessing.context.BaseContext:
+    """Forked processes share the libraries' memory; elsewhere than on Linux these do not all bear it."""
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
 def _follow_parent() -> None:
     """The parent stops its children; when it is killed and cannot, they stop themselves."""
+    gc.freeze()  # looking through the libraries' objects would copy the memory shared with the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
@@ -254,19 +274,20 @@ def _decode_part(
 
 def _join(
     job: _Job,
-    files: Mapping[str, Sequence[ImageFile]],
     path: Path,
     class_names: Sequence[str],
     source: str,
     options: PackOptions,
     extra: dict[str, Any],
 ) -> list[UnreadableImage]:
-    skipped = [failure for n in range(job.parts) for failure in job.failures(n)]
-    lost = {failure.path for failure in skipped}
-    counts = {split: sum(f.path not in lost for f in files.get(split, ())) for split in SPLITS}
-    border = len(files.get("train", ()))
+    lost = {i: failure for n in range(job.parts) for i, failure in job.failures(n).items()}
+    lost_train = sum(i < job.border for i in lost)
+    counts = {
+        "train": job.border - lost_train,
+        "val": len(job.files) - job.border - (len(lost) - lost_train),
+    }
     if lost:
-        extra["skipped"] = sorted(map(str, lost))
+        extra["skipped"] = sorted({str(failure.path) for failure in lost.values()})
     writer = PackedWriter(
         path, job.image_size, counts, class_names, source, job.filter_name, options.overwrite, extra, options.progress
     )
@@ -276,20 +297,20 @@ def _join(
             part = job.part(n)
             try:
                 with np.load(job.file(n)) as content:
-                    images, bad = content["images"], json.loads(str(content["bad"]))
+                    images = content["images"]
             except DAMAGED as error:
                 job.file(n).unlink(missing_ok=True)
                 raise DataError(f"{job.file(n)}: damaged ({error}); run again to decode its images again") from error
             numbers = np.arange(len(part)) + n * PART
-            good = np.array([str(i) not in bad for i in range(len(part))], bool)
+            good = np.array([i not in lost for i in numbers], bool)
             labels = np.array([file.label for file in part])
-            for split, wanted in (("train", good & (numbers < border)), ("val", good & (numbers >= border))):
+            for split, wanted in (("train", good & (numbers < job.border)), ("val", good & (numbers >= job.border))):
                 if wanted.any():
                     writer.add_batch(images[wanted], labels[wanted], split)
             bar.advance(task, len(part))
     with suppress(OSError):
         _discard(job.folder)
-    return skipped
+    return list(lost.values())
 
 
 def _discard(parts: Path) -> None:

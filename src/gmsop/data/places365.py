@@ -1,9 +1,10 @@
 """Places-365 standard, as released or as torchvision lays it out, to a packed set."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from gmsop.data.lists import read_list
-from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
+from gmsop.data.lists import read_lines
+from gmsop.data.parts import PackOptions, UnreadableImage, pack_files
 from gmsop.errors import ConfigError, DataError
 
 FOLDERS = {
@@ -49,10 +50,9 @@ def pack_places365(
         raise DataError(f"{source}: no such folder")
     names = _categories(_find_list(source, CATEGORIES))
     folders = _folders(source, version)
-    files = {}
-    for split, name in LISTS.items():
-        listing = _find_list(source, name)
-        files[split] = [ImageFile(folders[split] / n.lstrip("/"), k) for n, k in _lines(listing, len(names))]
+    files = {
+        split: _listed(_find_list(source, listing), folders[split], len(names)) for split, listing in LISTS.items()
+    }
     return pack_files(files, path, image_size, names, f"Places-365 standard, {source}", filter_name, options)
 
 
@@ -85,23 +85,27 @@ def _find_list(source: Path, name: str) -> Path:
 def _categories(file: Path) -> list[str]:
     """Category names, `/a/airfield` to `airfield`, in the order of their numbers."""
     numbers = {}
-    for name, number in _lines(file, None):
+    for name, number in _lines(file):
         numbers[number] = name.lstrip("/").split("/", 1)[-1]
     if sorted(numbers) != list(range(len(numbers))):
         raise DataError(f"{file}: the categories are not numbered 0 to {len(numbers) - 1}")
     return [numbers[i] for i in range(len(numbers))]
 
 
-def _lines(file: Path, classes: int | None) -> list[tuple[str, int]]:
+def _listed(listing: Path, folder: Path, classes: int) -> Iterator[tuple[str, int]]:
+    for i, (name, label) in enumerate(_lines(listing), 1):
+        if label >= classes:
+            raise DataError(f"{listing}, line {i}: category {label}, there are {classes}")
+        yield f"{folder}/{name.lstrip('/')}", label
+
+
+def _lines(file: Path) -> Iterator[tuple[str, int]]:
     """`name number` of every line."""
-    out = []
-    for i, line in enumerate(read_list(file).splitlines(), 1):
+    i = 0
+    for i, line in enumerate(read_lines(file), 1):
         name, _, number = line.strip().rpartition(" ")
         if not name or not number.isdecimal():
             raise DataError(f"{file}, line {i}: expected a name and a number, found {line[:60]!r}")
-        if classes is not None and int(number) >= classes:
-            raise DataError(f"{file}, line {i}: category {number}, there are {classes}")
-        out.append((name, int(number)))
-    if not out:
+        yield name, int(number)
+    if i == 0:
         raise DataError(f"{file}: empty")
-    return out

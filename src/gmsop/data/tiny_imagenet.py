@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from gmsop.data.image_list import ImageFile
 from gmsop.data.images import EXTENSIONS
-from gmsop.data.lists import read_list
-from gmsop.data.parts import ImageFile, PackOptions, UnreadableImage, pack_files
+from gmsop.data.lists import read_lines
+from gmsop.data.parts import PackOptions, UnreadableImage, pack_files
 from gmsop.errors import DataError
 
 
@@ -50,7 +51,7 @@ def pack_tiny_imagenet(
     if empty := sorted(set(range(len(wnids))) - {file.label for file in train}):
         raise DataError(f"{source / 'train'}: no images in {', '.join(wnids[i] for i in empty[:10])}")
     val = []
-    for i, line in enumerate(read_list(annotations).splitlines(), 1):
+    for i, line in enumerate(read_lines(annotations), 1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         if wnid not in label:
@@ -67,7 +68,7 @@ def pack_tiny_imagenet(
 def _names(words: Path, wnids: list[str]) -> list[str]:
     known = {}
     if words.is_file():
-        for line in read_list(words).splitlines():
+        for line in read_lines(words):
             wnid, _, name = line.partition("\t")
             known[wnid] = name.split(",")[0].strip()
     return [known.get(wnid) or wnid for wnid in wnids]

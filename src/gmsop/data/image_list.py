@@ -1,0 +1,48 @@
+"""Lists of image files and their labels."""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, overload
+
+
+class ImageFile(NamedTuple):
+    path: Path
+    label: int
+
+
+class ImageList(Sequence[ImageFile]):
+    """Image files by their absolute paths, in a sixth of a list's memory: Places-365 has 1.8 million, and a path object
+    takes 400 bytes."""
+
+    def __init__(self) -> None:
+        self._paths, self._ends, self._labels = bytearray(), array("Q", [0]), array("q")
+
+    def extend(self, files: Iterable[tuple[str | Path, int]]) -> None:
+        here = Path.cwd()
+        for path, label in files:
+            self._paths += os.fsencode(os.path.join(here, path))  # noqa: PTH118 - three times as fast
+            self._ends.append(len(self._paths))
+            self._labels.append(label)
+
+    def digest(self) -> str:
+        """The same for the same files and labels in the same order."""
+        mark = hashlib.sha256(self._paths)
+        mark.update(self._ends)
+        mark.update(self._labels)
+        return mark.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @overload
+    def __getitem__(self, i: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[ImageFile]: ...
+    def __getitem__(self, i: int | slice) -> ImageFile | list[ImageFile]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        k = range(len(self))[i]
+        return ImageFile(Path(os.fsdecode(bytes(self._paths[self._ends[k] : self._ends[k + 1]]))), self._labels[k])
