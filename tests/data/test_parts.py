@@ -294,9 +294,11 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = (
         "import os, signal, sys, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from gmsop.data.parts import _context, _follow_parent\n"
+        "import multiprocessing\n"
+        "from gmsop.data.parts import START, _follow_parent\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, _context(), initializer=_follow_parent)\n"
+        "    start = multiprocessing.get_context(START)\n"
+        "    pool = ProcessPoolExecutor(1, start, initializer=_follow_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(time.sleep, 60)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -36,7 +36,9 @@ from gmsop.progress import progress_bar
 PART = 512
 DAMAGED = (BadZipFile, OSError, ValueError, KeyError, EOFError)
 """What reading a part may raise that is not as it was written."""
-FEW = 16 * PART
+START = "fork" if sys.platform == "linux" else "spawn"
+"""Forked processes start at once and share the libraries' memory; elsewhere these do not all bear it."""
+FEW = PART if START == "fork" else 16 * PART
 """So few images are decoded here: starting processes would take longer."""
 
 
@@ -222,7 +224,7 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
     if workers == 1 or sum(map(job.size, missing)) <= FEW:
         yield ((n, _decode_part(*arguments(n))) for n in missing)
         return
-    with ProcessPoolExecutor(workers, _context(), initializer=_follow_parent) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=_follow_parent) as pool:
         later = iter(missing)  # a few at a time: the paths of all would take much memory
         running = {pool.submit(_decode_part, *arguments(n)): n for n in islice(later, 2 * workers)}
         try:
@@ -231,11 +233,6 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
             raise DataError("a process died (out of memory?). Run again to go on, with fewer workers") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """Forked processes share the libraries' memory; elsewhere than on Linux these do not all bear it."""
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 def _follow_parent() -> None:
