@@ -5,6 +5,7 @@ import torch
 
 from compare import relative_error
 from gmsop import ops
+from gmsop.nn import GatedMixture
 from gmsop.ops import naive
 
 
@@ -69,3 +70,22 @@ def test_second_order_pooling_compiles_with_inductor():
 def test_the_gate_compiles_without_a_graph_break():
     inputs = torch.randn(4, 7), torch.randn(5, 7), torch.randn(4)
     assert relative_error(torch.compile(gate, fullgraph=True, backend="aot_eager")(*inputs), gate(*inputs)) < 1e-6
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_compiled_head_keeps_the_operators_and_an_exported_one_shows_their_parts(strict):
+    head = GatedMixture.second_order(8, 4, 2, hidden_dim=8, reduced_dim=6, gate_dims=(8, 6)).eval()
+    torch.nn.init.normal_(head.gate.weight)  # scores without ties, which exported code breaks as its runtime does
+    x = torch.randn(2, 8, 5, 5)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compile(head, fullgraph=True, backend=keep)(x)
+    exported = torch.export.export(head, (x,), strict=strict)
+    for graph, expected in ((graphs[0].graph, {"second_order_pool", "component_conv"}), (exported.graph, set())):
+        used = {str(node.target) for node in graph.nodes if "gmsop" in str(node.target)}
+        assert {name for name in ("second_order_pool", "component_conv") if any(name in u for u in used)} == expected
+    assert relative_error(exported.module()(x), head(x)) < 1e-5

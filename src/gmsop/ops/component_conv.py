@@ -13,6 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from gmsop import kernels
 from gmsop.errors import ConfigError
+from gmsop.ops.exporting import is_exporting
 from gmsop.ops.precision import no_autocast, product_precision
 
 
@@ -45,7 +46,7 @@ def component_conv(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tens
         )
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _picked(x, torch.stack(list(weights)).to(x.dtype), chosen).relu()
     return _component_conv(x, list(weights), chosen.flatten())
 

@@ -42,7 +42,8 @@ def covariance_pool(x: Tensor) -> Tensor:
 def covariance_forward(x: Tensor, out: Tensor | None = None) -> Tensor:
     """(B, D, M) to (B, D, D), without autograd."""
     centred = x - x.mean(2, keepdim=True)
-    return torch.bmm(centred, centred.mT, out=out).div_(x.shape[2])
+    # Not div_: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
+    return torch.div(torch.bmm(centred, centred.mT, out=out), x.shape[2], out=out)
 
 
 def covariance_backward(x: Tensor, grad: Tensor, out: Tensor | None = None) -> Tensor:

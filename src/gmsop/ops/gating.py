@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from gmsop.errors import ConfigError
+from gmsop.ops.exporting import is_exporting
 from gmsop.ops.precision import at_least_float32, no_autocast
 
 
@@ -66,7 +67,7 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
     n = logits.shape[1]
     if not 1 <= k <= n:
         raise ConfigError(f"top_k must be between 1 and the number of components, {n}; got {k}")
-    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK prefers the lower index, too
+    if is_exporting():  # ONNX has no stable sort, but its TopK prefers the lower index, too
         return logits.topk(k, dim=1).indices
     if not random_ties:
         return logits.argsort(dim=1, descending=True, stable=True)[:, :k]

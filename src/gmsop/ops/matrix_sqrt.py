@@ -174,7 +174,7 @@ class _NewtonSchulzSqrt(torch.autograd.Function):
     @staticmethod
     def forward(cov: Tensor, num_iters: int) -> Tensor:
         a, root, _ = normalise(cov)
-        return iterations(a, num_iters).mul_(root)
+        return iterations(a, num_iters) * root  # not mul_: see covariance_forward
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:

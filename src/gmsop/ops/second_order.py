@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from gmsop import kernels
 from gmsop.errors import ConfigError
 from gmsop.ops.covariance import covariance_backward, covariance_forward, covariance_pool
+from gmsop.ops.exporting import is_exporting
 from gmsop.ops.matrix_sqrt import iterations, iterations_backward, newton_schulz_sqrt, normalise, rescale_gradient
 from gmsop.ops.precision import at_least_float32, no_autocast, product_precision
 from gmsop.ops.three_iterations import Kept, three_iterations, three_iterations_backward
@@ -37,7 +38,7 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
 
     Source: GM-SOP (NeurIPS 2018), equation 4.
     """
-    if torch.compiler.is_exporting():  # the parts, which every exporter knows
+    if is_exporting():  # the parts, which every exporter knows
         return triu_vectorize(newton_schulz_sqrt(covariance_pool(x), num_iters))
     if x.dim() not in (3, 4) or not x.is_floating_point() or x.shape[2:].numel() == 0:
         raise ConfigError(
