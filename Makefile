@@ -3,13 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-oldest lint clean
 
 demo: .venv/installed ## train three heads on the bundled images, about five minutes on two cores
 	$(BIN)/gmsop demo
 
 test: .venv/installed-dev lint ## everything CI runs
 	$(BIN)/python -m pytest
+
+test-oldest: ## the tests on the oldest versions that pyproject.toml allows
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --disable-pip-version-check -c tests/oldest.txt -e . pytest build hatchling
+	.venv-oldest/bin/python -m pytest
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
@@ -27,4 +32,4 @@ lint: .venv/installed-dev
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv dist runs
+	rm -rf .venv .venv-oldest dist runs

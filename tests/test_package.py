@@ -1,5 +1,6 @@
 """What is shipped: the wheel, built here, and its metadata."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -45,3 +46,13 @@ def test_submodules_are_there_after_the_import():
 
 def test_golden_vectors_stay_small():
     assert sum(f.stat().st_size for f in (ROOT / "tests" / "golden").rglob("*")) < 20e6
+
+
+def test_the_oldest_versions_tested_are_those_allowed():
+    allowed = re.findall(
+        r'^  "([a-z0-9]+)(?:\[\w+\])?>=([0-9.]+)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    tested = re.findall(r"^([a-z0-9]+)==([0-9.]+)$", (ROOT / "tests" / "oldest.txt").read_text(), re.MULTILINE)
+    assert len(allowed) > 10
+    assert [name for name, _ in allowed] == [name for name, _ in tested]
+    assert all(f"{exact}.".startswith(f"{least}.") for (_, least), (_, exact) in zip(allowed, tested, strict=True))

@@ -226,8 +226,8 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=_follow_parent) as pool:
         later = iter(missing)  # a few at a time: the paths of all would take much memory
-        running = {pool.submit(_decode_part, *arguments(n)): n for n in islice(later, 2 * workers)}
         try:
+            running = {pool.submit(_decode_part, *arguments(n)): n for n in islice(later, 2 * workers)}
             yield results()
         except BrokenProcessPool as error:
             raise DataError("a process died (out of memory?). Run again to go on, with fewer workers") from error
