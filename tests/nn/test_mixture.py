@@ -152,6 +152,12 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
             first.conv1 = nn.Conv2d(6, 7, 1).double()
         elif what == "kernel size":
             first.conv1 = nn.Conv2d(6, 7, 3, padding=1, bias=False).double()
+        elif what == "stride everywhere":
+            for component in head.components:
+                component.conv1.stride = (2, 2)
+        elif what == "reduction everywhere":
+            for component in head.components:
+                component.pool.reduce = nn.Conv2d(5, 5, 1, bias=False).double()
         elif what == "width":
             head.components[0] = ParametricSOP(6, 9, 5).double()
         elif what == "iterations":
@@ -160,7 +166,8 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
             head.components[0] = type("Mine", (ParametricSOP,), {})(6, 7, 5).double()
 
     x = torch.randn(2, 6, 4, 3, dtype=torch.double)
-    for what in ("hook", "part", "bias", "kernel size", "width", "iterations", "subclass"):
+    changes = ["hook", "part", "bias", "kernel size", "stride everywhere", "reduction everywhere", "width"]
+    for what in [*changes, "iterations", "subclass"]:
         head = mixture(3, 2).eval()
         change(head, what)
         assert not is_uniform(head.components), what

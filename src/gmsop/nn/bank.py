@@ -17,7 +17,8 @@ def is_uniform(components: Bank) -> bool:
     first = components[0]
     if type(first) not in (ParametricSOP, ParametricGAP):
         return False
-    return all(type(c) is type(first) and _untouched(c) and _shape(c) == _shape(first) for c in components)
+    layout = _layout(first)
+    return layout is not None and all(type(c) is type(first) and _layout(c) == layout for c in components)
 
 
 def pays(components: Bank, x: Tensor, top_k: int) -> bool:
@@ -50,18 +51,21 @@ def _convolve(rows: Tensor, components: Bank, name: str, chosen: Tensor) -> Tens
     return component_conv(rows, [getattr(c, name).weight.flatten(1) for c in components], chosen)
 
 
-def _shape(component: nn.Module) -> list[object]:
-    shapes: list[object] = [p.shape for p in component.parameters()]
-    return [*shapes, component.pool.num_iters] if isinstance(component, ParametricSOP) else shapes
-
-
-def _untouched(component: nn.Module) -> bool:
-    """No hook, and only the parts the component was built from, with 1x1 convolutions and no bias."""
+def _layout(component: nn.Module) -> list[object] | None:
+    """What decides a component's computation besides its weights. None if it has a hook, or a part that it was not
+    built with: then only calling it tells what it does."""
+    layout: list[object] = []
     for part in component.modules():
         if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
-            return False
-        if type(part) not in (ParametricSOP, ParametricGAP, ISqrtCovPool, nn.Conv2d, nn.Identity):
-            return False
-        if isinstance(part, nn.Conv2d) and (part.bias is not None or part.kernel_size != (1, 1)):
-            return False
-    return True
+            return None
+        if type(part) is nn.Conv2d and (part.bias, part.kernel_size, part.stride, part.padding, part.groups) == _PLAIN:
+            layout.append(part.weight.shape)
+        elif type(part) is ISqrtCovPool and type(part.reduce) is nn.Identity:
+            layout.append(part.num_iters)
+        elif type(part) not in (ParametricSOP, ParametricGAP, nn.Identity):
+            return None
+    return layout
+
+
+_PLAIN = (None, (1, 1), (1, 1), (0, 0), 1)
+"""A convolution without bias that is one product of matrices."""

@@ -65,7 +65,7 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
         where = triu_positions(x.shape[1], x.device)
         for part in _parts(x):
             y, root = _root(at_least_float32(x[part]), num_iters, kept[:, part])
-            torch.index_select(y.flatten(1), 1, where, out=out[part]).mul_(root[:, :, 0])
+            torch.gather(y.flatten(1), 1, where.expand(len(y), -1), out=out[part]).mul_(root[:, :, 0])
         return out, kept
 
 
@@ -87,7 +87,8 @@ def _second_order_pool_backward(x: Tensor, kept: Tensor, grad: Tensor, num_iters
         where = full_positions(x.shape[1], x.device)
         for part in _parts(x):
             # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
-            g = grad[part].to(torch.promote_types(x.dtype, torch.float32)).index_select(1, where)
+            g = grad[part].to(torch.promote_types(x.dtype, torch.float32))
+            g = g.gather(1, where.expand(len(g), -1))
             g = g.unflatten(1, (x.shape[1], x.shape[1])).mul_(0.5)
             g.diagonal(dim1=1, dim2=2).mul_(2)
             _root_backward(at_least_float32(x[part]), g, num_iters, kept[:, part], out[part])
