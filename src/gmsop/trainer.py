@@ -37,6 +37,9 @@ def make_trainer(
     # gmsop's own loader enters an epoch where the checkpoint left it.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # a skipped step, told by itself
+    # On several processes: what is logged counts all of them already, and 1x1 weights have strides of no meaning.
+    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     callbacks = list(callbacks or [])
     bar = progress and sys.stdout.isatty()  # in a log file every refresh would be a line
     if bar:

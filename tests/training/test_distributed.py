@@ -164,7 +164,7 @@ def command(tmp_path: Path, data: Path, out: Path, launcher: str, *more: str) ->
 
 @pytest.fixture(scope="module")
 def two(small_set, tmp_path_factory):
-    """One process on each of two machines, as far as `torchrun` can tell."""
+    """One process on each of two machines, as far as `torchrun` can tell, without a disk in common."""
     tmp_path = tmp_path_factory.mktemp("two")
     words = command(tmp_path, small_set, tmp_path / "run", "torchrun")
     at = words.index("--standalone")
@@ -174,12 +174,21 @@ def two(small_set, tmp_path_factory):
     words[at : at + 3] = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", meet]
     files = [(tmp_path / f"machine{i}").open("w+") for i in range(2)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as for two processes on one machine: the same bits
-    machines = [subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=one_thread) for file in files]
+    outs = [str(tmp_path / "run"), str(tmp_path / "not shared")]
+    machines = [
+        subprocess.Popen(
+            [out if word == outs[0] else word for word in words], stdout=file, stderr=subprocess.STDOUT, env=one_thread
+        )
+        for out, file in zip(outs, files, strict=True)
+    ]
     statuses = [machine.wait(timeout=200) for machine in machines]
     text = "".join((tmp_path / f"machine{i}").read_text() for i in range(2))
     assert statuses == [0, 0], text
     assert text.count("epoch 2/2") == 1  # one process speaks
     assert text.count("best epoch") == 1
+    assert "sync_dist" not in text
+    assert "strides" not in text
+    assert not Path(outs[1]).exists()
     return tmp_path / "run"
 
 
