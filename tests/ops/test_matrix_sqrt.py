@@ -124,10 +124,11 @@ def test_no_iterations_is_refused():
         ops.newton_schulz_sqrt(torch.eye(3)[None], 0)
 
 
-def test_backward_keeps_only_its_input():
+def test_backward_keeps_only_input_and_output():
     cov = covariance(2, 16, 40)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        ops.newton_schulz_sqrt(cov, 5)
-    assert len(kept) == 1
+        out = ops.newton_schulz_sqrt(cov, 5)
+    assert len(kept) == 2
     torch.testing.assert_close(kept[0], cov)
+    torch.testing.assert_close(kept[1], out)

@@ -39,28 +39,32 @@ def covariance_pool(x: Tensor) -> Tensor:
         return _CovariancePool.apply(at_least_float32(x))
 
 
-def covariance_forward(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """(B, D, M) to (B, D, D), without autograd."""
-    centred = x - x.mean(2, keepdim=True)
-    # Not div_: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
-    return torch.div(torch.bmm(centred, centred.mT, out=out), x.shape[2], out=out)
+def centre(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """`x` (B, D, M) less its means over the positions."""
+    return torch.sub(x, x.mean(2, keepdim=True), out=out)
 
 
-def covariance_backward(x: Tensor, grad: Tensor, out: Tensor | None = None) -> Tensor:
+def covariance_forward(centred: Tensor, out: Tensor) -> Tensor:
+    """(B, D, M) to (B, D, D)."""
+    return torch.baddbmm(out, centred, centred.mT, beta=0, alpha=1 / centred.shape[2], out=out)
+
+
+def covariance_backward(centred: Tensor, grad: Tensor, out: Tensor) -> Tensor:
     """With C the centred features and G symmetric, dL/dx = 2 G C / M, its mean over the positions removed.
 
     In exact arithmetic the rows of C, and so of the result, sum to zero. In float32 the mean is rounded, and where it
     is far larger than the spread what is left of it would add up over the positions.
     """
-    centred = x - x.mean(2, keepdim=True)
-    g = torch.bmm(grad * (2 / x.shape[2]), centred, out=out)
-    return g.sub_(g.mean(2, keepdim=True))
+    torch.baddbmm(out, grad, centred, beta=0, alpha=2 / centred.shape[2], out=out)
+    return out.sub_(out.mean(2, keepdim=True))
 
 
 class _CovariancePool(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return covariance_forward(x)
+        centred = centre(x)
+        # No `out`: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
+        return torch.bmm(centred, centred.mT) / x.shape[2]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -71,4 +75,4 @@ class _CovariancePool(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         with no_autocast(x):
-            return covariance_backward(x, torch.lerp(grad, grad.mT, 0.5))
+            return covariance_backward(centre(x), torch.lerp(grad, grad.mT, 0.5), torch.empty_like(x))

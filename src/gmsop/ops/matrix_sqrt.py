@@ -79,23 +79,28 @@ def _require_square(name: str, cov: Tensor) -> None:
         )
 
 
-def normalise(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A = cov / trace; sqrt(trace) and its inverse, (B, 1, 1). A zero trace gives zeros; NaN stays NaN."""
-    trace = cov.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    flat = trace.abs() < torch.finfo(cov.dtype).tiny
-    inverse = torch.where(flat, 0, 1 / trace)
-    return cov * inverse, torch.where(flat, 0, trace).sqrt(), inverse.sqrt()
+def normalise_(cov: Tensor) -> Tensor:
+    """Divide `cov` by its trace, and give the trace, (B, 1). A zero trace leaves zeros; NaN stays NaN."""
+    trace = cov.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    cov.div_(not_zero(trace)[:, :, None])
+    return trace
 
 
-def rescale_gradient(d: Tensor, g_dot_root: Tensor, a: Tensor, inverse_root: Tensor) -> Tensor:
-    """Gradient with respect to cov of sqrt(s) Y_T(cov / s), s its trace, from that with respect to A = cov / s:
+def not_zero(trace: Tensor) -> Tensor:
+    """What to divide by: the trace, or the smallest normal number."""
+    return trace.clamp(min=torch.finfo(trace.dtype).tiny)
 
-    dL/dcov = (D + (<G, Y_T> / 2 - <D, A>) I) / sqrt(s),   D the symmetric part of `d`.
+
+def through_trace_(d: Tensor, g_dot_root: Tensor, a: Tensor) -> Tensor:
+    """Turn the gradient with respect to A = cov / s into that with respect to cov, s its trace, of sqrt(s) Y_T(A):
+
+    dL/dcov = D + (<G, Y_T> / 2 - <D, A>) I
+
+    for D = `d`, symmetric, where G is the gradient of the result over sqrt(s).
     """
     shift = 0.5 * g_dot_root - torch.linalg.vecdot(d.flatten(1), a.flatten(1))
-    d = d + d.mT
-    d.diagonal(dim1=1, dim2=2).add_(2 * shift[:, None])
-    return d.mul_(0.5 * inverse_root)
+    d.diagonal(dim1=1, dim2=2).add_(shift[:, None])
+    return d
 
 
 def iterations(a: Tensor, num_iters: int) -> Tensor:
@@ -106,8 +111,8 @@ def iterations(a: Tensor, num_iters: int) -> Tensor:
     return torch.baddbmm(y, y, torch.bmm(z, y), beta=1.5, alpha=-0.5)
 
 
-def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> tuple[Tensor, Tensor]:
-    """Gradient with respect to A, and <g, Y_T>, (B,), for symmetric g = dL/dY_T. The iterates are computed again.
+def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> Tensor:
+    """Gradient with respect to A for symmetric g = dL/dY_T. The iterates are computed again.
 
     Every iterate is a polynomial of the symmetric matrix A: all are symmetric and commute, and a symmetric change of A
     changes each of them symmetrically. So gradients may be symmetrised at any point, and wherever the product rule
@@ -125,12 +130,7 @@ def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> tuple[Tensor, T
     if pairs:
         y, z = pairs.pop()
         u = torch.bmm(y, g)
-        ygy = torch.bmm(u, y)
-        g_dot_root = 1.5 * _inner(g, y) - 0.5 * _inner(ygy, z)
-        g = _symmetric_step(g, z, u)
-        h = ygy.mul_(-0.5)
-    else:
-        g_dot_root = 1.5 * _inner(g, a) - 0.5 * _inner(torch.bmm(a, g), a)
+        g, h = _symmetric_step(g, z, u), torch.bmm(u, y).mul_(-0.5)
     while pairs:
         assert h is not None
         y, z = pairs.pop()
@@ -138,9 +138,7 @@ def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> tuple[Tensor, T
         g = torch.baddbmm(_symmetric_step(g, z, u), v, z, alpha=-0.5)
         h = torch.baddbmm(_symmetric_step(h, y, v), u, y, alpha=-0.5)
     d = _symmetric_step(g, a, g)
-    if h is not None:
-        d = torch.sub(d, h, alpha=0.5)
-    return d, g_dot_root
+    return d if h is None else torch.sub(d, h, alpha=0.5)
 
 
 def _iterates(a: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -163,33 +161,33 @@ def _symmetric_step(g: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return half + half.mT
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> per matrix, (B,)."""
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
-
-
 class _NewtonSchulzSqrt(torch.autograd.Function):
     """For a symmetric `cov`."""
 
     @staticmethod
     def forward(cov: Tensor, num_iters: int) -> Tensor:
-        a, root, _ = normalise(cov)
-        return iterations(a, num_iters) * root  # not mul_: see covariance_forward
+        a = cov.clone()
+        trace = normalise_(a)
+        # Not mul_: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
+        return iterations(a, num_iters) * trace.sqrt()[:, :, None]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
         cov, ctx.num_iters = inputs
-        ctx.save_for_backward(cov)
+        ctx.save_for_backward(cov, output)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (cov,) = ctx.saved_tensors
+        cov, out = ctx.saved_tensors
         with no_autocast(cov):
-            a, _, inverse_root = normalise(cov)
-            g = (grad + grad.mT).mul_(0.5)
-            d, g_dot_root = iterations_backward(a, g, ctx.num_iters)
-            return rescale_gradient(d, g_dot_root, a, inverse_root), None
+            a = cov.clone()
+            trace = normalise_(a)
+            inverse_root = torch.where(trace == 0, 0, not_zero(trace).rsqrt())
+            g = (grad + grad.mT) * (0.5 * inverse_root[:, :, None])
+            d = iterations_backward(a, g, ctx.num_iters)
+            g_dot_root = torch.linalg.vecdot(grad.flatten(1), out.flatten(1)) / not_zero(trace)[:, 0]
+            return through_trace_((d + d.mT).mul_(0.5), g_dot_root, a), None
 
 
 class _EighSqrt(torch.autograd.Function):

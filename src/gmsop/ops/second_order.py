@@ -5,8 +5,8 @@ whole in memory: on a CPU a few images at a time go through all of it while they
 kernel takes D up to 128 and keeps only the features for its backward pass, computing the rest again.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -15,11 +15,18 @@ from torch.utils.flop_counter import register_flop_formula
 
 from gmsop import kernels
 from gmsop.errors import ConfigError
-from gmsop.ops.covariance import covariance_backward, covariance_forward, covariance_pool
+from gmsop.ops.covariance import centre, covariance_backward, covariance_forward, covariance_pool
 from gmsop.ops.exporting import is_exporting
-from gmsop.ops.matrix_sqrt import iterations, iterations_backward, newton_schulz_sqrt, normalise, rescale_gradient
+from gmsop.ops.matrix_sqrt import (
+    iterations,
+    iterations_backward,
+    newton_schulz_sqrt,
+    normalise_,
+    not_zero,
+    through_trace_,
+)
 from gmsop.ops.precision import at_least_float32, no_autocast, product_precision
-from gmsop.ops.three_iterations import Kept, three_iterations, three_iterations_backward
+from gmsop.ops.three_iterations import three_iterations, three_iterations_backward
 from gmsop.ops.triu import full_positions, triu_positions, triu_size, triu_vectorize
 
 
@@ -52,30 +59,29 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
 
 
 @torch.library.custom_op("gmsop::second_order_pool", mutates_args=())
-def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """The vectors, and what the backward pass wants kept besides `x`: (5, B, D, D), or (0, ...) for nothing."""
-    out, kept = _shapes(x, num_iters, keep)
+def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The vectors, and what the backward pass wants besides them, or (0, ...) if it does without or there is none: the
+    matrix A, and for three iterations M and Q, (1 or 3, B, D, D); the traces, (B, 1)."""
     with no_autocast(x):
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_forward
 
             run = partial(second_order_forward, x, num_iters, product_precision())
             if (found := kernels.attempt("second_order_forward", run)) is not None:
-                return found, kept
-        where = triu_positions(x.shape[1], x.device)
-        for part in _parts(x):
-            y, root = _root(at_least_float32(x[part]), num_iters, kept[:, part])
-            torch.gather(y.flatten(1), 1, where.expand(len(y), -1), out=out[part]).mul_(root[:, :, 0])
-        return out, kept
+                return found, *_room(x, num_iters, False)[1:]
+            keep = False  # what is kept is decided by the device, not by what goes wrong there
+        return _forward(x, num_iters, keep)
 
 
 @_second_order_pool.register_fake
-def _(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor]:
-    return _shapes(x, num_iters, keep)
+def _(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return _room(x, num_iters, keep and not _has_kernel(x))
 
 
 @torch.library.custom_op("gmsop::second_order_pool_backward", mutates_args=())
-def _second_order_pool_backward(x: Tensor, kept: Tensor, grad: Tensor, num_iters: int) -> Tensor:
+def _second_order_pool_backward(
+    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor, num_iters: int
+) -> Tensor:
     with no_autocast(x):
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_backward
@@ -83,67 +89,79 @@ def _second_order_pool_backward(x: Tensor, kept: Tensor, grad: Tensor, num_iters
             run = partial(second_order_backward, x, grad, num_iters, product_precision())
             if (found := kernels.attempt("second_order_backward", run)) is not None:
                 return found
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        where = full_positions(x.shape[1], x.device)
-        for part in _parts(x):
-            # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
-            g = grad[part].to(torch.promote_types(x.dtype, torch.float32))
-            g = g.gather(1, where.expand(len(g), -1))
-            g = g.unflatten(1, (x.shape[1], x.shape[1])).mul_(0.5)
-            g.diagonal(dim1=1, dim2=2).mul_(2)
-            _root_backward(at_least_float32(x[part]), g, num_iters, kept[:, part], out[part])
-        return out
+            out, kept, traces = _forward(x, num_iters, True)
+        return _backward(x, out, kept, traces, grad, num_iters)
 
 
 @_second_order_pool_backward.register_fake
-def _(x: Tensor, kept: Tensor, grad: Tensor, num_iters: int) -> Tensor:
+def _(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor, num_iters: int) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, ctx.num_iters, _ = inputs
-    ctx.save_for_backward(x, output[1])
+    out, kept, traces = output
+    ctx.save_for_backward(x, out if len(kept) else traces, kept, traces)
     ctx.set_materialize_grads(False)  # or the gradient of what was kept would be written out as zeros
 
 
-def _gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None, None]:
+def _gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, None, None]:
     if grad is None:
         return None, None, None
-    x, kept = ctx.saved_tensors
-    return _second_order_pool_backward(x, kept, grad, ctx.num_iters), None, None
+    return _second_order_pool_backward(*ctx.saved_tensors, grad, ctx.num_iters), None, None
 
 
 _second_order_pool.register_autograd(_gradients, setup_context=_setup_context)
 
 
-def _shapes(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor]:
+def _room(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, dim, _ = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    matrices = 1 + len(Kept._fields) if keep and num_iters == 3 and not _has_kernel(x) else 0
-    out = x.new_empty(batch, triu_size(dim), dtype=dtype)
-    return out, x.new_empty(matrices, batch, dim, dim, dtype=dtype)
+    out = x.new_empty(batch, triu_size(dim), dtype=torch.promote_types(x.dtype, torch.float32))
+    matrices = (3 if num_iters == 3 else 1) if keep else 0
+    return out, out.new_empty(matrices, batch, dim, dim), out.new_empty(batch if keep else 0, 1)
 
 
-def _root(x: Tensor, num_iters: int, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Y_T of the normalised covariance, and the square root of its trace."""
-    a, root, _ = normalise(covariance_forward(x, kept[0] if len(kept) else None))
-    if num_iters == 3:
-        return three_iterations(a, Kept(*(kept[1:] if len(kept) else a.new_empty(4, *a.shape)))), root
-    return iterations(a, num_iters), root
+def _forward(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    out, kept, traces = _room(x, num_iters, keep)
+    where = _triangle(x.shape[1], x.device)
+    for part, centred, spare in _parts(x):
+        matrices = kept[:, part] if keep else spare[:3]
+        a, m_and_q = matrices[0], matrices[1:]
+        covariance_forward(centre(at_least_float32(x[part]), centred), a)
+        trace = normalise_(a)
+        y = three_iterations(a, m_and_q, spare[3:]) if num_iters == 3 else iterations(a, num_iters)
+        torch.gather(y.flatten(1), 1, where.expand(len(y), -1), out=out[part]).mul_(trace.sqrt())
+        if keep:
+            traces[part] = trace
+    return out, kept, traces
 
 
-def _root_backward(x: Tensor, g: Tensor, num_iters: int, kept: Tensor, out: Tensor) -> None:
-    """Write dL/dx to `out`, for symmetric `g` = dL/d(sqrt(trace) Y_T)."""
-    a, _, inverse_root = normalise(kept[0] if len(kept) else covariance_forward(x))
-    if len(kept):
-        d, g_dot_root = three_iterations_backward(a, Kept(*kept[1:]), g)
-    else:
-        d, g_dot_root = iterations_backward(a, g, num_iters)
-    g = rescale_gradient(d, g_dot_root, a, inverse_root)
-    if out.dtype == x.dtype:
-        covariance_backward(x, g, out)
-    else:
-        out.copy_(covariance_backward(x, g))
+def _backward(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor, num_iters: int) -> Tensor:
+    of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    where = _square(x.shape[1], x.device)
+    scale = 0.5 * not_zero(traces).rsqrt()
+    g_dot_root = torch.linalg.vecdot(grad, out) / not_zero(traces)[:, 0]
+    for part, centred, spare in _parts(x):
+        # G, symmetric, with <G, Y> = <grad, triangle of Y> / sqrt(trace) for every symmetric Y
+        g = spare[0]
+        torch.gather(grad[part] * scale[part], 1, where.expand(len(g), -1), out=g.flatten(1))
+        g.diagonal(dim1=1, dim2=2).mul_(2)
+        a = kept[0, part]
+        if num_iters == 3:
+            d = three_iterations_backward(a, kept[1:, part], g, spare[1:])
+        else:
+            d = iterations_backward(a, g, num_iters)
+        through_trace_(d, g_dot_root[part], a)
+        centre(at_least_float32(x[part]), centred)
+        if of_x.dtype == centred.dtype:
+            covariance_backward(centred, d, of_x[part])
+        else:
+            of_x[part] = covariance_backward(centred, d, torch.empty_like(centred))
+    return of_x
+
+
+# Building these takes as long as pooling an image. Only for the operators' insides, where tensors are never traced.
+_triangle, _square = lru_cache(8)(triu_positions), lru_cache(8)(full_positions)
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -154,10 +172,16 @@ def _has_kernel(x: Tensor) -> bool:
     return x.shape[1] <= MAX_DIM
 
 
-def _parts(x: Tensor) -> list[slice]:
-    """The batch in parts so small that a CPU's cache holds their iterates. On other devices the batch."""
-    size = max(1, CACHED_BYTES // (x.shape[1] ** 2 * 4) if x.device.type == "cpu" else len(x))
-    return [slice(start, start + size) for start in range(0, len(x), size)]
+def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """The batch in parts so small that a CPU's cache holds what is computed of one; on other devices the batch. With
+    each the room for its centred features and for six matrices per image, the same for all parts."""
+    batch, dim, positions = x.shape
+    size = batch if x.device.type != "cpu" else min(batch, max(1, CACHED_BYTES // (dim**2 * 4)))
+    centred = x.new_empty(size, dim, positions, dtype=torch.promote_types(x.dtype, torch.float32))
+    spare = centred.new_empty(6, size, dim, dim)
+    for start in range(0, batch, size or 1):
+        length = min(size, batch - start)
+        yield slice(start, start + length), centred[:length], spare[:, :length]
 
 
 CACHED_BYTES = 1 << 19

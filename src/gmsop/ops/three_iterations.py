@@ -3,65 +3,60 @@
 The coupled iteration takes six and ten. It is the polynomial Y_3 = A p_0 p_1 p_2 with M_0 = A, p_i = (3 - M_i) / 2 and
 M_(i+1) = M_i p_i^2, in which all factors commute. Multiplied out between the products it reads
 
-    B = A A,   M = M_1 = (9 A - 6 B + A B) / 4
-    S = M M,   q = p_1 p_2 = (36 - 39 M + S (27 - 9 M + S)) / 16
-    Y_3 = (3 A - B) / 2  q
+    Y_1 = A p_0 = (3 A - A A) / 2
+    M = M_1 = Y_1 p_0 = (3 Y_1 - Y_1 A) / 2
+    S = M M
+    Q = p_1 p_2 = (36 - 39 M + S W) / 16,   W = 27 - 9 M + S
+    Y_3 = Y_1 Q
 
 A has its eigenvalues in [0, 1], and so has M: no term is more than a few times the result, so no digits are lost.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Kept(NamedTuple):
-    """What the gradient needs again, (B, D, D) each."""
-
-    b: Tensor
-    m: Tensor
-    s: Tensor
-    q: Tensor
-
-
-def three_iterations(a: Tensor, kept: Kept) -> Tensor:
-    """Y_3 for A = `a`, positive semi-definite with trace 1 (or zero). Fills `kept`."""
-    b, m, s, q = kept
-    torch.bmm(a, a, out=b)
-    torch.baddbmm(b, a, b, beta=-1.5, alpha=0.25, out=m).add_(a, alpha=2.25)
+def three_iterations(a: Tensor, m_and_q: Tensor, spare: Tensor) -> Tensor:
+    """Y_3 for A = `a`, (B, D, D), positive semi-definite with trace 1 (or zero). Writes M and Q to `m_and_q`,
+    (2, B, D, D), and what lies between to `spare`, (3, B, D, D)."""
+    (m, q), (y1, s, w) = m_and_q, spare
+    _step(a, a, y1)
+    _step(y1, a, m)
     torch.bmm(m, m, out=s)
-    torch.baddbmm(m, s, _w(m, s), beta=-39 / 16, alpha=1 / 16, out=q)
+    torch.baddbmm(m, s, _w(m, s, w), beta=-39 / 16, alpha=1 / 16, out=q)
     _add_identity(q, 36 / 16)
-    return torch.bmm(_y1(a, b), q)
+    return torch.bmm(y1, q, out=w)
 
 
-def three_iterations_backward(a: Tensor, kept: Kept, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient with respect to A, whose symmetric part counts, and <g, Y_3>, (B,), for symmetric `g` = dL/dY_3.
+def three_iterations_backward(a: Tensor, m_and_q: Tensor, g: Tensor, spare: Tensor) -> Tensor:
+    """Gradient with respect to A for symmetric `g` = dL/dY_3. Overwrites `g`, and `spare`, (5, B, D, D).
 
-    For C = X Y of commuting symmetric matrices, <g, dC> = <g Y, dX> + <X g, dY>; and for a square, dX has gradient
-    g X + X g, of which (g + g^T) X has the same symmetric part. Only squares need their gradient made symmetric.
+    Y_3 is a polynomial of A. Where A changes by E, A^n changes by the sum of all A^i E A^j with i + j = n - 1, and
+    <G, A^i E A^j> = <A^i G A^j, E>: the gradient is what Y_3 changes by where A changes by G. So each line above is
+    differentiated forward; what is symmetric stays so, and a square's change is X + X^T with one product X. Y_1 and S
+    are computed again, in two products more, which takes no longer than fetching them from memory.
     """
-    b, m, s, q = kept
-    y1 = _y1(a, b)
-    of_y1, of_q = torch.bmm(g, q), torch.bmm(g, y1)
-    g_dot_root = torch.linalg.vecdot(of_y1.flatten(1), y1.flatten(1))
-    # q = (36 - 39 M + S W) / 16, W = 27 - 9 M + S
-    s_of_q = torch.bmm(s, of_q)
-    of_s = torch.baddbmm(s_of_q, of_q, _w(m, s))
-    of_m = s_of_q.mul_(-9 / 16).add_(of_q, alpha=-39 / 16).baddbmm_(of_s + of_s.mT, m, alpha=1 / 16)
-    # M = (9 A - 6 B + A B) / 4, Y_1 = (3 A - B) / 2, B = A A
-    of_b = torch.baddbmm(of_m, a, of_m, beta=-1.5, alpha=0.25).add_(of_y1, alpha=-0.5)
-    of_a = torch.baddbmm(of_m, of_m, b, beta=2.25, alpha=0.25).add_(of_y1, alpha=1.5).baddbmm_(of_b + of_b.mT, a)
-    return of_a, g_dot_root
+    (m, q), (y1, s, spare_1, spare_2, spare_3) = m_and_q, spare
+    _step(a, a, y1)
+    torch.bmm(m, m, out=s)
+    half = torch.baddbmm(g, a, g, beta=0.75, alpha=-0.5, out=spare_1)
+    of_y1 = torch.add(half, half.mT, out=spare_2)
+    of_m = _step(of_y1, a, spare_3).baddbmm_(y1, g, alpha=-0.5)
+    half = torch.bmm(m, of_m, out=spare_1)
+    of_s = torch.add(half, half.mT, out=g)
+    of_w = torch.sub(of_s, of_m, alpha=9, out=spare_1)
+    of_q = of_m.baddbmm_(s, of_w, beta=-39 / 16, alpha=1 / 16)
+    of_q.baddbmm_(of_s, _w(m, s, spare_1), alpha=1 / 16)
+    return torch.bmm(of_y1, q, out=spare_1).baddbmm_(y1, of_q)
 
 
-def _y1(a: Tensor, b: Tensor) -> Tensor:
-    return torch.lerp(a, b, -0.5)  # (3 a - b) / 2 in one pass
+def _step(y: Tensor, a: Tensor, out: Tensor) -> Tensor:
+    """(3 Y - Y A) / 2."""
+    return torch.baddbmm(y, y, a, beta=1.5, alpha=-0.5, out=out)
 
 
-def _w(m: Tensor, s: Tensor) -> Tensor:
-    return _add_identity(torch.sub(s, m, alpha=9), 27)
+def _w(m: Tensor, s: Tensor, out: Tensor) -> Tensor:
+    return _add_identity(torch.sub(s, m, alpha=9, out=out), 27)
 
 
 def _add_identity(a: Tensor, factor: float) -> Tensor:
