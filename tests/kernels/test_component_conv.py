@@ -21,7 +21,7 @@ def run(x, weight, chosen, grad, precision="tf32x3"):
 
 def oracle(x, weight, chosen, grad):
     x, weight = (t.detach().cpu().double().requires_grad_() for t in (x, weight))
-    out = naive.component_conv(x, weight, chosen.cpu().view(len(x), -1))
+    out = naive.component_conv(x, [weight], chosen.cpu().view(len(x), -1))
     return out.detach(), *torch.autograd.grad(out, (x, weight), grad.cpu().double())
 
 

@@ -5,8 +5,8 @@ from torch import nn
 import gmsop
 from compare import relative_error
 from gmsop.errors import ConfigError
-from gmsop.nn import GatedMixture, ParametricGAP, ParametricSOP, TopKGate
-from gmsop.nn.bank import is_uniform, pays
+from gmsop.nn import GatedMixture, ParametricGAP, ParametricSOP, TopKGate, bank
+from gmsop.nn.bank import is_uniform
 from gmsop.ops import naive
 
 
@@ -174,11 +174,20 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
         assert head(x).shape == (2, 15)
 
 
-def test_large_batches_take_the_way_that_is_faster(monkeypatch):
-    head = mixture(3, 2)
-    assert pays(head.components, torch.empty(8, 6, 16, 16, dtype=torch.double), 2)
-    assert not pays(head.components, torch.empty(2000, 6, 16, 16, dtype=torch.double), 2)
-    assert pays(head.components, torch.empty(2000, 6, 16, 16, dtype=torch.double, device="meta"), 2)
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("images", [1, 3])  # at a time
+def test_large_batches_are_taken_in_parts_without_a_gradient(images, second_order, monkeypatch):
+    head = mixture(4, 2, second_order).eval()
+    x = torch.randn(7, 6, 4, 3, dtype=torch.double)
+    whole = head(x)
+    monkeypatch.setattr(bank, "REUSED_BYTES", images * 2 * 5 * 12 * 8)
+    calls = []
+    convolve = bank.component_conv
+    monkeypatch.setattr(bank, "component_conv", lambda x, *rest: calls.append(len(x)) or convolve(x, *rest))
+    head(x)
+    with torch.no_grad():
+        assert relative_error(head(x), whole) < 1e-14
+    assert calls == [7, *{1: [1] * 7, 3: [3, 3, 1]}[images]]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,4 +1,4 @@
-"""A 1x1 convolution and ReLU for all (image, chosen component) pairs, each with the weight of its component.
+"""1x1 convolutions with ReLU for all (image, chosen component) pairs, each with the weights of its component.
 
 B images, N components, K chosen per image, P = B * K pairs; pair b * K + k is image b with its k-th component.
 """
@@ -17,8 +17,9 @@ from gmsop.ops.exporting import is_exporting
 from gmsop.ops.precision import no_autocast, product_precision
 
 
-def component_conv(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    """`relu(weights[chosen[b, k]] @ x[b])` for every pair (b, k).
+def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> Tensor:
+    """`relu(weights[chosen[b, k]] @ h)` for every pair (b, k) and, one after the other, the `weights` of each layer;
+    h is `x[b]` for the first and what came of the layer before for the others.
 
     The cost follows the pairs, not the components, and nothing waits for the host: on a GPU who chose what is only
     read there. Neither features nor weights are copied once per pair. A component that nobody chose gets a zero
@@ -26,87 +27,147 @@ def component_conv(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tens
 
     Args:
         x: features, (B, C, M), any strides.
-        weights: N of them, (O, C).
+        layers: for each layer the weights of the N components, (O, C), C being the O of the layer before.
         chosen: components of each image, (B, K), int64, 0 to N - 1, which is not checked.
 
     Returns:
-        (B * K, O, M). To go on with a second convolution of the same components, give it `chosen.flatten()[:, None]`.
+        (B * K, O, M), O of the last layer.
 
     Raises:
         ConfigError: shapes that do not fit together.
 
     Source: GM-SOP (NeurIPS 2018), section 3.2, the layers of a parametric component.
     """
-    fits = x.dim() == 3 and chosen.dim() == 2 and chosen.shape[0] == x.shape[0] and len(weights) > 0
-    if not fits or any(w.shape != (weights[0].shape[0], x.shape[1]) for w in weights):
-        shapes = sorted({tuple(w.shape) for w in weights})
-        raise ConfigError(
-            f"component_conv: features {tuple(x.shape)}, weights {shapes} and choices {tuple(chosen.shape)} "
-            f"do not fit together: expected (B, C, M), N times (O, C), and (B, K)"
-        )
+    _require_fitting(x, layers, chosen)
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if is_exporting():
-        return _picked(x, torch.stack(list(weights)).to(x.dtype), chosen).relu()
-    return _component_conv(x, list(weights), chosen.flatten())
+        x = x.repeat_interleave(chosen.shape[1], 0)
+        for weights in layers:
+            x = torch.bmm(torch.stack(list(weights)).to(x.dtype).index_select(0, chosen.flatten()), x).relu()
+        return x
+    flat = [w for weights in layers for w in weights]
+    keep = torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in flat))
+    return _component_conv(x, flat, len(layers), chosen.flatten(), keep)[-1]
 
 
-def _picked(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
-    """The obvious way, with a copy of the weight for every pair: where there is no faster one."""
-    return torch.bmm(weight.index_select(0, chosen.flatten()), x.repeat_interleave(chosen.shape[1], 0))
+def _require_fitting(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> None:
+    fits = x.dim() == 3 and chosen.dim() == 2 and chosen.shape[0] == x.shape[0] and len(layers) > 0
+    channels = x.shape[1] if fits else 0
+    for weights in layers if fits else ():
+        features = weights[0].shape[0] if len(weights) else 0
+        fits = fits and len(weights) == len(layers[0]) > 0 and all(w.shape == (features, channels) for w in weights)
+        channels = features
+    if not fits:
+        shapes = [sorted({tuple(w.shape) for w in weights}) for weights in layers]
+        raise ConfigError(
+            f"component_conv: features {tuple(x.shape)}, weights {shapes} and choices {tuple(chosen.shape)} "
+            f"do not fit together: expected (B, C, M), for each layer N times (O, C), and (B, K)"
+        )
+
+
+def _per_row(chosen: Tensor, x: Tensor) -> int:
+    """How many pairs share a row of `x`: K of an image, 1 of another layer's result."""
+    return len(chosen) // max(len(x), 1)
+
+
+def _by_layer(weights: Sequence[Tensor], num_layers: int) -> list[Sequence[Tensor]]:
+    size = len(weights) // num_layers
+    return [weights[start : start + size] for start in range(0, len(weights), size)]
+
+
+def _room(x: Tensor, weights: Sequence[Tensor], num_layers: int, pairs: int, hidden: int) -> list[Tensor]:
+    """For what comes of each layer, of the hidden ones for so many pairs."""
+    features = [own[0].shape[0] for own in _by_layer(weights, num_layers)]
+    return [*(x.new_empty(hidden, f, x.shape[2]) for f in features[:-1]), x.new_empty(pairs, features[-1], x.shape[2])]
 
 
 @torch.library.custom_op("gmsop::component_conv", mutates_args=())
-def _component_conv(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tensor:
+def _component_conv(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
+    """What comes of each layer, (P, O, M); without `keep` the hidden ones are (0, O, M)."""
+    outs = []
     with no_autocast(x):
-        if kernels.usable(x.device) and x.dtype != torch.float64:
-            from gmsop.kernels.component_conv import component_conv_forward
+        for own in _by_layer(weights, num_layers):
+            x = _layer(x, torch.stack(list(own)).to(x.dtype), chosen)
+            outs.append(x)
+    return outs if keep else [*(h.new_empty(0, *h.shape[1:]) for h in outs[:-1]), x]
 
-            weight = torch.stack(list(weights)).to(x.dtype)
-            run = partial(component_conv_forward, x, weight, chosen, product_precision())
-            if (found := kernels.attempt("component_conv_forward", run)) is not None:
-                return found
-        pairs = chosen.reshape(len(x), -1) if len(x) else chosen[:, None]
-        return _picked(x, torch.stack(list(weights)).to(x.dtype), pairs).relu_()
+
+def _layer(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+    if kernels.usable(x.device) and x.dtype != torch.float64:
+        from gmsop.kernels.component_conv import component_conv_forward
+
+        run = partial(component_conv_forward, x, weight, chosen, product_precision())
+        if (found := kernels.attempt("component_conv_forward", run)) is not None:
+            return found
+    # The obvious way, with a copy of the weight for every pair: where there is no faster one.
+    return torch.bmm(weight.index_select(0, chosen), x.repeat_interleave(_per_row(chosen, x), 0)).relu_()
 
 
 @_component_conv.register_kernel("cpu")
-def _(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    # One product per pair, straight into its place: copies would cost more than what larger products save.
-    out = x.new_empty(len(chosen), weights[0].shape[0], x.shape[2])
+def _(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
+    # Pair by pair through all layers, while it is in the cache. Each product goes straight into its place: copies would
+    # cost more than what larger products save.
+    outs = _room(x, weights, num_layers, len(chosen), len(chosen) if keep else 1)
+    top_k = _per_row(chosen, x)
     with no_autocast(x):
-        used = {n: weights[n].to(x.dtype) for n in chosen.unique().tolist()}
-        top_k = len(chosen) // max(len(x), 1)
-        for pair, n in enumerate(chosen.tolist()):
-            torch.mm(used[n], x[pair // top_k], out=out[pair]).relu_()
-    return out
+        numbers = chosen.tolist()
+        used = _used(numbers, weights, num_layers, x.dtype)
+        for pair, n in enumerate(numbers):
+            y = x[pair // top_k]
+            for own, out in zip(used, outs, strict=True):
+                y = torch.mm(own[n], y, out=out[pair % len(out)]).relu_()
+    return outs if keep else [*(h[:0] for h in outs[:-1]), outs[-1]]
 
 
 @_component_conv.register_fake
-def _(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    return x.new_empty(chosen.shape[0], weights[0].shape[0], x.shape[2])
+def _(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
+    return _room(x, weights, num_layers, len(chosen), len(chosen) if keep else 0)
+
+
+def _used(
+    numbers: Sequence[int], weights: Sequence[Tensor], num_layers: int, dtype: torch.dtype
+) -> list[dict[int, Tensor]]:
+    """For each layer the weights of the components that somebody chose."""
+    return [{n: own[n].to(dtype) for n in set(numbers)} for own in _by_layer(weights, num_layers)]
 
 
 @torch.library.custom_op("gmsop::component_conv_backward", mutates_args=())
 def _backward(
+    grad: Tensor,
+    outs: Sequence[Tensor],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    chosen: Tensor,
+    need_x: bool,
+    need_weights: bool,
+) -> list[Tensor]:
+    """Gradient of `x`, empty if not needed, and those of the weights, if needed: for each layer stacked, (N, O, C); on
+    a CPU each for itself, since the C library clears large blocks every time it gives them out."""
+    of_weights = []
+    with no_autocast(x):
+        layers = zip(_by_layer(weights, len(outs)), outs, (x, *outs[:-1]), strict=True)
+        for index, (own, out, came_in) in reversed(list(enumerate(layers))):
+            grad, of_own = _layer_backward(grad, out, came_in, own, chosen, need_x or index > 0, need_weights)
+            of_weights.append(of_own)
+    return [grad, *(reversed(of_weights) if need_weights else ())]
+
+
+def _layer_backward(
     grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `x` and of the stacked weights, (N, O, C); empty where not needed."""
     grad_x, grad_weight = x.new_empty(0), weights[0].new_empty(0)
-    with no_autocast(x):
-        if kernels.usable(x.device) and x.dtype != torch.float64:
-            run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights)
-            if (found := kernels.attempt("component_conv_backward", run)) is not None:
-                return found
-        grad = torch.ops.aten.threshold_backward(grad, out, 0)
-        top_k = len(chosen) // max(len(x), 1)
-        if need_x:
-            weight = torch.stack(list(weights)).to(x.dtype)
-            pairs = torch.bmm(weight.index_select(0, chosen).mT, grad)
-            grad_x = pairs.unflatten(0, (len(x), top_k)).sum(1)
-        if need_weights:
-            products = torch.bmm(grad, x.repeat_interleave(top_k, 0).mT).to(weights[0].dtype)
-            grad_weight = products.new_zeros(len(weights), *products.shape[1:]).index_add_(0, chosen, products)
+    if kernels.usable(x.device) and x.dtype != torch.float64:
+        run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights)
+        if (found := kernels.attempt("component_conv_backward", run)) is not None:
+            return found
+    grad, top_k = torch.ops.aten.threshold_backward(grad, out, 0), _per_row(chosen, x)
+    if need_x:
+        weight = torch.stack(list(weights)).to(x.dtype)
+        grad_x = torch.bmm(weight.index_select(0, chosen).mT, grad).unflatten(0, (len(x), top_k)).sum(1)
+    if need_weights:
+        products = torch.bmm(grad, x.repeat_interleave(top_k, 0).mT).to(weights[0].dtype)
+        grad_weight = products.new_zeros(len(weights), *products.shape[1:]).index_add_(0, chosen, products)
     return grad_x, grad_weight
 
 
@@ -126,53 +187,103 @@ def _by_kernel(
 
 @_backward.register_kernel("cpu")
 def _(
-    grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
-) -> tuple[Tensor, Tensor]:
-    grad_x = x.new_empty(x.shape if need_x else 0)
+    grad: Tensor,
+    outs: Sequence[Tensor],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    chosen: Tensor,
+    need_x: bool,
+    need_weights: bool,
+) -> list[Tensor]:
+    grad_x, *of_weights = _room_for_gradients(outs, x, weights, need_x, need_weights)
     # Half precision would lose the sum over many pairs.
     wide = torch.promote_types(weights[0].dtype, torch.float32)
-    grad_weight = x.new_zeros(len(weights) if need_weights else 0, *weights[0].shape, dtype=wide)
+    sums = _by_layer([g.to(wide) for g in of_weights], len(outs)) if need_weights else []
+    top_k, seen = _per_row(chosen, x), set()
     with no_autocast(x):
-        used = {n: weights[n].to(x.dtype) for n in chosen.unique().tolist()}
-        top_k = len(chosen) // max(len(x), 1)
-        for pair, n in enumerate(chosen.tolist()):
-            image = pair // top_k
-            g = torch.ops.aten.threshold_backward(grad[pair], out[pair], 0)
-            if need_x and pair % top_k == 0:
-                torch.mm(used[n].mT, g, out=grad_x[image])
-            elif need_x:
-                grad_x[image].addmm_(used[n].mT, g)
-            if need_weights and x.dtype == wide:
-                grad_weight[n].addmm_(g, x[image].mT)
-            elif need_weights:
-                grad_weight[n] += torch.mm(g, x[image].mT)
-    return grad_x, grad_weight.to(weights[0].dtype)
+        numbers = chosen.tolist()
+        used = _used(numbers, weights, len(outs), x.dtype)
+        for pair, n in enumerate(numbers):
+            image, g = pair // top_k, grad[pair]
+            for layer in reversed(range(len(outs))):
+                g = torch.ops.aten.threshold_backward(g, outs[layer][pair], 0)
+                if need_weights:
+                    came_in = outs[layer - 1][pair] if layer else x[image]
+                    _add_product(sums[layer][n], g, came_in.mT, first=n not in seen)
+                if layer:
+                    g = torch.mm(used[layer][n].mT, g)
+            if need_x:
+                _add_product(grad_x[image], used[0][n].mT, g, first=pair % top_k == 0)
+            seen.add(n)
+    for own in sums:
+        for n in set(range(len(own))) - seen:
+            own[n].zero_()
+    return [grad_x, *(g.to(weights[0].dtype) for own in sums for g in own)]
+
+
+def _add_product(out: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+    """Add A B to `out`, which holds nothing yet if this is the `first`."""
+    if first and out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    elif first:
+        out.copy_(torch.mm(a, b))
+    elif out.dtype == a.dtype:
+        out.addmm_(a, b)
+    else:
+        out += torch.mm(a, b)
 
 
 @_backward.register_fake
 def _(
-    grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
-) -> tuple[Tensor, Tensor]:
-    stacked = (len(weights), *weights[0].shape)
-    return x.new_empty(x.shape if need_x else 0), weights[0].new_empty(stacked if need_weights else 0)
+    grad: Tensor,
+    outs: Sequence[Tensor],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    chosen: Tensor,
+    need_x: bool,
+    need_weights: bool,
+) -> list[Tensor]:
+    return _room_for_gradients(outs, x, weights, need_x, need_weights)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], Tensor], output: Tensor) -> None:
-    x, weights, chosen = inputs
-    ctx.save_for_backward(x, chosen, output, *weights)
+def _room_for_gradients(
+    outs: Sequence[Tensor], x: Tensor, weights: Sequence[Tensor], need_x: bool, need_weights: bool
+) -> list[Tensor]:
+    of_x = x.new_empty(x.shape if need_x else 0)
+    if not need_weights:
+        return [of_x]
+    if x.device.type == "cpu":
+        return [of_x, *(w.new_empty(w.shape) for w in weights)]
+    return [of_x, *(own[0].new_empty(len(own), *own[0].shape) for own in _by_layer(weights, len(outs)))]
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor | None], None]:
-    x, chosen, out, *weights = ctx.saved_tensors
-    need_x, need_weights, _ = ctx.needs_input_grad
-    grad_x, grad_weight = _backward(grad, out, x, weights, chosen, need_x, any(need_weights))
-    of_weights = grad_weight.unbind() if any(need_weights) else [None] * len(weights)
-    return grad_x if need_x else None, list(of_weights), None
+def _setup_context(
+    ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], int, Tensor, bool], output: Sequence[Tensor]
+) -> None:
+    x, weights, ctx.num_layers, chosen, _ = inputs
+    ctx.save_for_backward(x, chosen, *output, *weights)
+    ctx.set_materialize_grads(False)  # or the hidden layers' would be written out as zeros
+
+
+def _gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, Any, None, None, None]:
+    x, chosen, *others = ctx.saved_tensors
+    outs, weights = others[: ctx.num_layers], others[ctx.num_layers :]
+    need_x, need_weights, *_ = ctx.needs_input_grad
+    none: list[Tensor | None] = [None] * len(weights)
+    if grads[-1] is None:
+        return None, none, None, None, None
+    grad_x, *of_weights = _backward(grads[-1], outs, x, weights, chosen, need_x, any(need_weights))
+    if of_weights and of_weights[0].dim() == 3:
+        of_weights = [g for stacked in of_weights for g in stacked.unbind()]
+    return grad_x if need_x else None, of_weights or none, None, None, None
 
 
 _component_conv.register_autograd(_gradients, setup_context=_setup_context)
 
 
 @register_flop_formula(torch.ops.gmsop.component_conv)
-def _flops(x: Sequence[int], weights: Sequence[Sequence[int]], chosen: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * chosen[0] * weights[0][0] * weights[0][1] * x[2]
+def _flops(
+    x: Sequence[int], weights: Sequence[Sequence[int]], num_layers: int, chosen: Sequence[int], *_: Any, **__: Any
+) -> int:
+    one_of_each = weights[:: len(weights) // num_layers]
+    return sum(2 * chosen[0] * features * channels * x[2] for features, channels in one_of_each)

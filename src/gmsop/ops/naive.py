@@ -82,6 +82,13 @@ def balance_loss(gates: Tensor) -> Tensor:
     return variance / mean**2
 
 
-def component_conv(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
-    """(B, C, M), (N, O, C), (B, K) -> (B * K, O, M)."""
-    return torch.stack([(weight[n] @ x[b]).clamp(min=0) for b, row in enumerate(chosen.tolist()) for n in row])
+def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> Tensor:
+    """(B, C, M), for each layer N times (O, C), (B, K) -> (B * K, O, M)."""
+    pairs = []
+    for b, row in enumerate(chosen.tolist()):
+        for n in row:
+            y = x[b]
+            for weights in layers:
+                y = (weights[n] @ y).clamp(min=0)
+            pairs.append(y)
+    return torch.stack(pairs)
