@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from compare import relative_error
-from gmsop import ops
+from gmsop import kernels, ops
 from gmsop.errors import ConfigError
 from gmsop.ops import naive
 
@@ -154,3 +154,31 @@ def test_the_way_of_other_devices(keep):
         assert relative_error(found[0], gradients[0]) < 1e-12
         assert relative_error(found[1], torch.stack(gradients[1:6])) < 1e-12
         assert relative_error(found[2], torch.stack(gradients[6:])) < 1e-12
+
+
+def test_the_kernels_stand_in_the_same_place(monkeypatch):
+    """On a GPU, and elsewhere in Triton's interpreter: what the operator runs where it has kernels."""
+    pytest.importorskip("triton")
+    from gmsop.kernels import component_conv as kernel
+
+    called = []
+    for name in ("forward", "backward_input", "backward_weight"):
+        function = getattr(kernel, f"component_conv_{name}")
+        counting = lambda *a, f=function, n=name: called.append(n) or f(*a)  # noqa: E731
+        monkeypatch.setattr(kernel, f"component_conv_{name}", counting)
+    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    x, layers, chosen = case(widths=(16, 20, 9), dtype=torch.float, device=DEVICES[-1])
+    outs = module._component_conv._init_fn(x.detach(), flat(layers), 2, chosen.flatten(), True)
+    exact, *exact_weights = (t.detach().cpu().double().requires_grad_() for t in (x, *flat(layers)))
+    expected = naive.component_conv(exact, [exact_weights[:5], exact_weights[5:]], chosen.cpu())
+    assert relative_error(outs[-1].cpu(), expected) < 1e-5
+    probe = torch.randn_like(expected)
+    expected = torch.autograd.grad(expected, [exact, *exact_weights], probe, materialize_grads=True)
+    outs = [out.detach() for out in outs]
+    of_x, first, second = module._backward._init_fn(
+        probe.float().to(x.device), outs, x.detach(), flat(layers), chosen.flatten(), True, True
+    )
+    assert relative_error(of_x.cpu(), expected[0]) < 1e-5
+    assert relative_error(first.cpu(), torch.stack(expected[1:6])) < 1e-5
+    assert relative_error(second.cpu(), torch.stack(expected[6:])) < 1e-5
+    assert called == ["forward"] * 2 + ["backward_input", "backward_weight"] * 2
