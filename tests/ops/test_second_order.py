@@ -82,6 +82,18 @@ def test_keeps_nothing_without_a_gradient():
     assert sum(found) == x.numel() + out.numel() + 3 * 2 * 4 * 4 + 2  # three matrices and a trace of each image
 
 
+def test_training_after_inference_mode():
+    """What is kept from call to call was made where no gradient may be recorded."""
+    second_order._tables.cache_clear()
+    x = torch.randn(2, 6, 5, dtype=torch.double, requires_grad=True)
+    with torch.inference_mode():
+        found = ops.second_order_pool(x)
+    assert relative_error(found, oracle(x, 3)) < 1e-12
+    out = ops.second_order_pool(x)
+    gradients = [torch.autograd.grad(y.sum(), x)[0] for y in (out, oracle(x, 3))]
+    assert relative_error(*gradients) < 1e-11
+
+
 def test_the_kernel_stands_in_the_same_place(monkeypatch):
     pytest.importorskip("triton")
     device = DEVICES[-1]

@@ -123,7 +123,8 @@ def _room(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor
 
 def _forward(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     out, kept, traces = _room(x, num_iters, keep)
-    where = _triangle(x.shape[1], x.device)
+    dim, device = x.shape[1], x.device
+    where = _tables(dim)[0] if device.type == "cpu" else triu_positions(dim, device)
     for part, centred, spare in _parts(x):
         matrices = kept[:, part] if keep else spare[:3]
         a, m_and_q = matrices[0], matrices[1:]
@@ -138,7 +139,8 @@ def _forward(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Ten
 
 def _backward(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor, num_iters: int) -> Tensor:
     of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    where = _square(x.shape[1], x.device)
+    dim, device = x.shape[1], x.device
+    where = _tables(dim)[1] if device.type == "cpu" else full_positions(dim, device)
     scale = 0.5 * not_zero(traces).rsqrt()
     g_dot_root = torch.linalg.vecdot(grad, out) / not_zero(traces)[:, 0]
     for part, centred, spare in _parts(x):
@@ -160,8 +162,11 @@ def _backward(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor
     return of_x
 
 
-# Building these takes as long as pooling an image. Only for the operators' insides, where tensors are never traced.
-_triangle, _square = lru_cache(8)(triu_positions), lru_cache(8)(full_positions)
+@lru_cache(8)
+def _tables(dim: int) -> tuple[Tensor, Tensor]:
+    """`triu_positions` and `full_positions` for a CPU, where building them takes as long as pooling an image. Only for
+    the operators' insides, in which tensors are never traced."""
+    return triu_positions(dim, torch.device("cpu")), full_positions(dim, torch.device("cpu"))
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -185,7 +190,7 @@ def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
 
 
 CACHED_BYTES = 1 << 19
-"""Of one matrix per image of a part: half a MiB was best of 128 KiB to 4 MiB (benchmarks/RESULTS.md)."""
+"""Of one matrix per image of a part: half a MiB was best of 128 KiB to 2 MiB (benchmarks/RESULTS.md)."""
 
 
 @register_flop_formula(torch.ops.gmsop.second_order_pool)
