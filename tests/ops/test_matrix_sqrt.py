@@ -124,11 +124,10 @@ def test_no_iterations_is_refused():
         ops.newton_schulz_sqrt(torch.eye(3)[None], 0)
 
 
-def test_backward_keeps_only_input_and_output():
+def test_backward_keeps_only_its_input():
     cov = covariance(2, 16, 40)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        out = ops.newton_schulz_sqrt(cov, 5)
-    assert len(kept) == 2
+        ops.newton_schulz_sqrt(cov, 5)
+    assert len(kept) == 1
     torch.testing.assert_close(kept[0], cov)
-    torch.testing.assert_close(kept[1], out)

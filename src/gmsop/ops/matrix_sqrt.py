@@ -98,7 +98,7 @@ def through_trace_(d: Tensor, g_dot_root: Tensor, a: Tensor) -> Tensor:
 
     for D = `d`, symmetric, where G is the gradient of the result over sqrt(s).
     """
-    shift = 0.5 * g_dot_root - torch.linalg.vecdot(d.flatten(1), a.flatten(1))
+    shift = 0.5 * g_dot_root - _inner(d, a)
     d.diagonal(dim1=1, dim2=2).add_(shift[:, None])
     return d
 
@@ -111,8 +111,8 @@ def iterations(a: Tensor, num_iters: int) -> Tensor:
     return torch.baddbmm(y, y, torch.bmm(z, y), beta=1.5, alpha=-0.5)
 
 
-def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> Tensor:
-    """Gradient with respect to A for symmetric g = dL/dY_T. The iterates are computed again.
+def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> tuple[Tensor, Tensor]:
+    """Gradient with respect to A, and <g, Y_T>, (B,), for symmetric g = dL/dY_T. The iterates are computed again.
 
     Every iterate is a polynomial of the symmetric matrix A: all are symmetric and commute, and a symmetric change of A
     changes each of them symmetrically. So gradients may be symmetrised at any point, and wherever the product rule
@@ -130,7 +130,11 @@ def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> Tensor:
     if pairs:
         y, z = pairs.pop()
         u = torch.bmm(y, g)
-        g, h = _symmetric_step(g, z, u), torch.bmm(u, y).mul_(-0.5)
+        ygy = torch.bmm(u, y)
+        g_dot_root = 1.5 * _inner(g, y) - 0.5 * _inner(ygy, z)
+        g, h = _symmetric_step(g, z, u), ygy.mul_(-0.5)
+    else:
+        g_dot_root = 1.5 * _inner(g, a) - 0.5 * _inner(torch.bmm(a, g), a)
     while pairs:
         assert h is not None
         y, z = pairs.pop()
@@ -138,7 +142,7 @@ def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> Tensor:
         g = torch.baddbmm(_symmetric_step(g, z, u), v, z, alpha=-0.5)
         h = torch.baddbmm(_symmetric_step(h, y, v), u, y, alpha=-0.5)
     d = _symmetric_step(g, a, g)
-    return d if h is None else torch.sub(d, h, alpha=0.5)
+    return d if h is None else torch.sub(d, h, alpha=0.5), g_dot_root
 
 
 def _iterates(a: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -161,6 +165,11 @@ def _symmetric_step(g: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return half + half.mT
 
 
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> per matrix, (B,)."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+
+
 class _NewtonSchulzSqrt(torch.autograd.Function):
     """For a symmetric `cov`."""
 
@@ -174,19 +183,18 @@ class _NewtonSchulzSqrt(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
         cov, ctx.num_iters = inputs
-        ctx.save_for_backward(cov, output)
+        ctx.save_for_backward(cov)  # not the output: PyTorch 2.9 could not export that
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        cov, out = ctx.saved_tensors
+        (cov,) = ctx.saved_tensors
         with no_autocast(cov):
             a = cov.clone()
             trace = normalise_(a)
             inverse_root = torch.where(trace == 0, 0, not_zero(trace).rsqrt())
             g = (grad + grad.mT) * (0.5 * inverse_root[:, :, None])
-            d = iterations_backward(a, g, ctx.num_iters)
-            g_dot_root = torch.linalg.vecdot(grad.flatten(1), out.flatten(1)) / not_zero(trace)[:, 0]
+            d, g_dot_root = iterations_backward(a, g, ctx.num_iters)
             return through_trace_((d + d.mT).mul_(0.5), g_dot_root, a), None
 
 

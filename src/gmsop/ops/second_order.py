@@ -142,7 +142,7 @@ def _backward(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor
     dim, device = x.shape[1], x.device
     where = _tables(dim)[1] if device.type == "cpu" else full_positions(dim, device)
     scale = 0.5 * not_zero(traces).rsqrt()
-    g_dot_root = torch.linalg.vecdot(grad, out) / not_zero(traces)[:, 0]
+    dots = torch.linalg.vecdot(grad, out) / not_zero(traces)[:, 0]
     for part, centred, spare in _parts(x):
         # G, symmetric, with <G, Y> = <grad, triangle of Y> / sqrt(trace) for every symmetric Y
         g = spare[0]
@@ -150,10 +150,10 @@ def _backward(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor
         g.diagonal(dim1=1, dim2=2).mul_(2)
         a = kept[0, part]
         if num_iters == 3:
-            d = three_iterations_backward(a, kept[1:, part], g, spare[1:])
+            d, g_dot_root = three_iterations_backward(a, kept[1:, part], g, spare[1:]), dots[part]
         else:
-            d = iterations_backward(a, g, num_iters)
-        through_trace_(d, g_dot_root[part], a)
+            d, g_dot_root = iterations_backward(a, g, num_iters)
+        through_trace_(d, g_dot_root, a)
         centre(at_least_float32(x[part]), centred)
         if of_x.dtype == centred.dtype:
             covariance_backward(centred, d, of_x[part])
