@@ -182,3 +182,14 @@ def test_the_kernels_stand_in_the_same_place(monkeypatch):
     assert relative_error(first.cpu(), torch.stack(expected[1:6])) < 1e-5
     assert relative_error(second.cpu(), torch.stack(expected[6:])) < 1e-5
     assert called == ["forward"] * 2 + ["backward_input", "backward_weight"] * 2
+
+
+def test_compiles_for_any_number_of_images():
+    graphs = []
+    compiled = torch.compile(ops.component_conv, fullgraph=True, backend=lambda g, _: graphs.append(g) or g.forward)
+    for images in (3, 2):
+        x, layers, chosen = case(images, widths=(6, 7, 5))
+        for dynamic in (x, chosen):
+            torch._dynamo.mark_dynamic(dynamic, 0)
+        assert relative_error(compiled(x, layers, chosen), oracle(x, layers, chosen)) < 1e-12
+    assert len(graphs) == 1

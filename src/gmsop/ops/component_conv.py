@@ -122,7 +122,7 @@ def _(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, kee
 
 @_component_conv.register_fake
 def _(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
-    return _room(x, weights, num_layers, len(chosen), len(chosen) if keep else 0)
+    return _room(x, weights, num_layers, chosen.shape[0], chosen.shape[0] if keep else 0)
 
 
 def _used(
