@@ -52,7 +52,8 @@ def _parts(x: Tensor, channels: int) -> list[slice]:
 
 REUSED_BYTES = 16 << 20
 """Blocks well below 32 MiB the C library keeps and gives out again; larger ones come fresh from the system every time,
-and clearing them takes as long as a third of the bank's work (benchmarks/RESULTS.md)."""
+and clearing them takes a sixth of a large second-order batch's time, and two fifths of a first-order one's
+(benchmarks/RESULTS.md)."""
 
 
 def _layout(component: nn.Module) -> list[object] | None:
@@ -75,7 +76,7 @@ def _layout(component: nn.Module) -> list[object] | None:
 
 
 def _walk(module: nn.Module) -> Iterator[nn.Module]:
-    """Like `modules()`, which takes three times as long to see to parts that occur twice."""
+    """Like `modules()`, without its set of what was seen: a part that occurs twice does no harm here."""
     yield module
     for child in module._modules.values():
         if child is not None:
