@@ -1,5 +1,6 @@
 """A run that was killed, wherever, and is gone on with ends exactly as one that never was."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def assert_alike(a: Path, b: Path) -> None:
     assert all(torch.equal(states[0][i]["momentum_buffer"], s["momentum_buffer"]) for i, s in states[1].items())
 
 
+def assert_nobody_writes_to(log: Path) -> None:
+    """The processes that read images see within five seconds that the run was killed."""
+    deadline = time.monotonic() + 20
+    while left := [p for p in Path("/proc").glob("[0-9]*/fd/1") if p.exists() and p.resolve() == log]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
 MOMENTS = [
     ("at_step", 0, 3),  # the first epoch, one step after a checkpoint
     ("while_writing", 2),
@@ -52,6 +61,7 @@ def test_killed_again_and_again(small_set, tmp_path, changes, moments):
     whole = train(settings, small_set, tmp_path / "whole")
     for moment in moments:
         run_and_kill(settings, small_set, tmp_path / "killed", *moment)
+    assert_nobody_writes_to(tmp_path / "log")
     resumed = train(settings, small_set, tmp_path / "killed", tmp_path / "killed")
     assert_alike(resumed.folder, whole.folder)
     assert resumed.result == whole.result

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gmsop.data.live import FolderDataset
 from gmsop.data.packed import PackedDataset
+from gmsop.data.processes import START
 from gmsop.data.resident import ResidentLoader, goes_resident
 from gmsop.data.sampler import EpochSampler, RankSampler
 
@@ -83,6 +84,7 @@ def train_loader(
         batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        multiprocessing_context=START if num_workers else None,
         collate_fn=_to_tensors,
         pin_memory=torch.cuda.is_available(),
         drop_last=len(sampler) % batch_size == 1 and len(sampler) > 1,
@@ -113,6 +115,7 @@ def val_loader(
         batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        multiprocessing_context=START if num_workers else None,
         collate_fn=_to_tensors,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -5,15 +5,10 @@ the set; when all are there they are joined. A run that finds parts of its own l
 changed since, by size and time.
 """
 
-import gc
 import json
 import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +23,7 @@ import numpy as np
 
 from gmsop.data.image_list import ImageFile, ImageList
 from gmsop.data.images import FILTERS, decode_rgb
+from gmsop.data.processes import START, follow_parent
 from gmsop.data.writer import PackedWriter, require_writable_set
 from gmsop.errors import ConfigError, DataError
 from gmsop.files import require_space, write_error, writing
@@ -36,8 +32,6 @@ from gmsop.progress import progress_bar
 PART = 512
 DAMAGED = (BadZipFile, OSError, ValueError, KeyError, EOFError)
 """What reading a part may raise that is not as it was written."""
-START = "fork" if sys.platform == "linux" else "spawn"
-"""Forked processes start at once and share the libraries' memory; elsewhere these do not all bear it."""
 FEW = PART if START == "fork" else 16 * PART
 """So few images are decoded here: starting processes would take longer."""
 
@@ -224,7 +218,7 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
     if workers == 1 or sum(map(job.size, missing)) <= FEW:
         yield ((n, _decode_part(*arguments(n))) for n in missing)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=_follow_parent) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=follow_parent) as pool:
         later = iter(missing)  # a few at a time: the paths of all would take much memory
         try:
             running = {pool.submit(_decode_part, *arguments(n)): n for n in islice(later, 2 * workers)}
@@ -233,20 +227,6 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
             raise DataError("a process died (out of memory?). Run again to go on, with fewer workers") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """The parent stops its children; when it is killed and cannot, they stop themselves."""
-    gc.freeze()  # looking through the libraries' objects would copy the memory shared with the parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _decode_part(
