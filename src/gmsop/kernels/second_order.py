@@ -1,11 +1,8 @@
 """Second-order pooling with one program per image: covariance, Newton-Schulz square root and upper triangle.
 
-A program takes one image after the other. Its iterates lie in a scratch of its own, three matrices of N x N forward and
-seven backward (N is D rounded up to a power of two, the rest zeros), small enough in all to stay in the GPU's cache;
-sums and products are formed in registers. Memory sees the features once in each direction, the result and the gradient.
-
-Every matrix but U and V is symmetric, which lets a product read both its operands row by row. Formulas and their
-derivation: `gmsop.ops.matrix_sqrt`.
+A program takes one image after the other. Its matrices lie in a scratch of its own, four of N x N forward and eight
+backward (N is D rounded up to a power of two, the rest zeros), meant to stay in the GPU's cache; sums and products are
+formed in registers. Memory sees the features once in each direction, the result and the gradient.
 """
 
 from typing import Any
@@ -14,6 +11,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from gmsop.kernels.iterations import iterations, iterations_backward, three_iterations, three_iterations_backward
+from gmsop.kernels.matrices import diagonal, dot, inner, multiply, read, save, save_vector
 
 MAX_DIM = 128
 
@@ -24,7 +24,7 @@ def second_order_forward(x: Tensor, num_iters: int, precision: str) -> Tensor:
     out = x.new_empty(batch, dim * (dim + 1) // 2, dtype=torch.float32)
     if batch:
         programs, config = _config(x, num_iters, precision)
-        scratch = out.new_empty(programs, 3, config["N"], config["N"])
+        scratch = out.new_empty(programs, 4, config["N"], config["N"])
         _forward_kernel[(programs,)](x, out, scratch, batch, positions, *x.stride(), **config)
     return out
 
@@ -35,7 +35,7 @@ def second_order_backward(x: Tensor, grad: Tensor, num_iters: int, precision: st
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if batch:
         programs, config = _config(x, num_iters, precision)
-        scratch = x.new_empty(programs, 7, config["N"], config["N"], dtype=torch.float32)
+        scratch = x.new_empty(programs, 8, config["N"], config["N"], dtype=torch.float32)
         strides = (*x.stride(), *out.stride(), *grad.stride())
         _backward_kernel[(programs,)](x, grad, out, scratch, batch, positions, *strides, **config)
     return out
@@ -58,7 +58,8 @@ def _forward_kernel(
     ITERS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    y = scratch + program * 3 * N * N
+    a = scratch + program * 4 * N * N
+    y = a + N * N
     z = y + N * N
     t = z + N * N
     row = tl.arange(0, N)[:, None]
@@ -67,16 +68,14 @@ def _forward_kernel(
     for image in range(program, batch, tl.num_programs(0)):
         mean, rest = _mean(x + image * sb, positions, sd, sm, D, N, BK)
         cov = _covariance(x + image * sb, mean, rest, positions, sd, sm, D, N, BK, PRECISION)
-        a, root, _ = _normalise(cov, N)
-        _save(y, a, N)
-        if ITERS > 1:
-            _iterate(y, z, t, y, ITERS - 1, N, BK, PRECISION)
-            _save(t, _multiply(z, y, N, BK, False, PRECISION), N)
-            product = _multiply(y, t, N, BK, False, PRECISION)
+        normalised, root, _ = _normalise(cov, N)
+        save(a, normalised, N)
+        if ITERS == 3:
+            three_iterations(a, y, z, a, t, N, BK, PRECISION)
+            result = multiply(y, t, N, BK, PRECISION)
         else:
-            product = _multiply(y, y, N, BK, False, PRECISION)
-        result = root * (1.5 * _read(y, N) - 0.5 * product)
-        tl.store(out + image * (D * (D + 1) // 2) + lower, result, (column <= row) & (row < D))
+            result = iterations(a, z, t, ITERS, N, BK, PRECISION)
+        tl.store(out + image * (D * (D + 1) // 2) + lower, root * result, (column <= row) & (row < D))
 
 
 @triton.jit
@@ -85,13 +84,14 @@ def _backward_kernel(
     BK: tl.constexpr, ITERS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    a = scratch + program * 7 * N * N
-    y = a + N * N
-    z = y + N * N
-    g = z + N * N
-    h = g + N * N
-    u = h + N * N
-    v = u + N * N
+    a = scratch + program * 8 * N * N
+    g = a + N * N
+    m1 = g + N * N
+    m2 = m1 + N * N
+    m3 = m2 + N * N
+    m4 = m3 + N * N
+    m5 = m4 + N * N
+    m6 = m5 + N * N
     row = tl.arange(0, N)[:, None]
     column = tl.arange(0, N)[None, :]
     high, low = tl.maximum(row, column), tl.minimum(row, column)
@@ -100,47 +100,29 @@ def _backward_kernel(
         mean, rest = _mean(features, positions, sd, sm, D, N, BK)
         cov = _covariance(features, mean, rest, positions, sd, sm, D, N, BK, PRECISION)
         normalised, _, inverse_root = _normalise(cov, N)
-        _save(a, normalised, N)
+        save(a, normalised, N)
         # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
         triangle = tl.load(grad + image * gb + (high * (high + 1) // 2 + low) * gv, high < D, 0.0).to(tl.float32)
-        _save(g, tl.where(row == column, 1.0, 0.5) * triangle, N)
-        g_dot_root = 0.0
-        for step in tl.static_range(ITERS - 1):
-            # The iterates of each step are computed again: kept, they would crowd the cache.
-            _iterate(y, z, u, a, ITERS - 1 - step, N, BK, PRECISION)
-            _save(u, _multiply(g, y, N, BK, False, PRECISION), N)  # U' = G Y
-            if step == 0:
-                ygy = _multiply(u, y, N, BK, True, PRECISION)
-                g_dot_root = 1.5 * _inner(_read(g, N), _read(y, N)) - 0.5 * _inner(ygy, _read(z, N))
-                _save(h, -0.5 * ygy, N)
-                _save(g, _symmetric_step(g, u, z, N, BK, PRECISION), N)
-            else:
-                _save(v, _multiply(h, z, N, BK, False, PRECISION), N)  # V' = H Z
-                new_g = _symmetric_step(g, u, z, N, BK, PRECISION)
-                _save(g, new_g - 0.5 * _multiply(v, z, N, BK, True, PRECISION), N)
-                new_h = _symmetric_step(h, v, y, N, BK, PRECISION)
-                _save(h, new_h - 0.5 * _multiply(u, y, N, BK, True, PRECISION), N)
-        if ITERS == 1:
-            product = _multiply(g, a, N, BK, False, PRECISION)
-            g_dot_root = 1.5 * _inner(_read(g, N), normalised) - 0.5 * _inner(product, normalised)
-        d = _symmetric_step(g, g, a, N, BK, PRECISION)
-        if ITERS > 1:
-            d -= 0.5 * _read(h, N)
-        d += tl.where(row == column, 0.5 * g_dot_root - _inner(d, _read(a, N)), 0.0)
-        _save(g, d * (2.0 * inverse_root / positions), N)  # dL/dx = (D + D') (x - mean) / M
-        _save_vector(u, mean, N)
-        _save_vector(v, rest, N)
+        save(g, tl.where(row == column, 1.0, 0.5) * triangle, N)
+        if ITERS == 3:
+            d, g_dot_root = three_iterations_backward(a, g, m1, m2, m3, m4, m5, m6, N, BK, PRECISION)
+        else:
+            d, g_dot_root = iterations_backward(a, g, m1, m2, m3, m4, m5, ITERS, N, BK, PRECISION)
+        d += diagonal(0.5 * g_dot_root - inner(d, read(a, N)), N)
+        save(g, d * (2.0 * inverse_root / positions), N)  # dL/dx = (D + D') (x - mean) / M
+        save_vector(m1, mean, N)
+        save_vector(m2, rest, N)
         for start in range(0, positions, N):
             place = start + column
             product = tl.zeros((N, N), tl.float32)
             for k in range(0, N, BK):
-                inner = k + tl.arange(0, BK)
-                left = tl.load(g + row * N + inner[None, :])
-                inside = (inner[:, None] < D) & (place < positions)
-                right = tl.load(features + inner[:, None] * sd + place * sm, inside, 0.0).to(tl.float32)
-                right -= tl.load(u + inner)[:, None]
-                centred = tl.where(inside, right - tl.load(v + inner)[:, None], 0.0)
-                product = _dot(left, centred, product, PRECISION)
+                channel = k + tl.arange(0, BK)
+                left = tl.load(g + row * N + channel[None, :])
+                inside = (channel[:, None] < D) & (place < positions)
+                right = tl.load(features + channel[:, None] * sd + place * sm, inside, 0.0).to(tl.float32)
+                right -= tl.load(m1 + channel)[:, None]
+                centred = tl.where(inside, right - tl.load(m2 + channel)[:, None], 0.0)
+                product = dot(left, centred, product, PRECISION)
             target = out + image * ob + row * od + place * om
             tl.store(target, product.to(out.dtype.element_ty), (row < D) & (place < positions))
         tl.debug_barrier()  # before the next image overwrites the scratch
@@ -183,86 +165,14 @@ def _covariance(
     cov = tl.zeros((N, N), tl.float32)
     for start in range(0, positions, BK):
         centred = _centred(x, mean, rest, start, positions, sd, sm, D, N, BK)
-        cov = _dot(centred, tl.trans(centred), cov, PRECISION)
+        cov = dot(centred, tl.trans(centred), cov, PRECISION)
     return cov / positions
 
 
 @triton.jit
 def _normalise(cov, N: tl.constexpr):
     """The matrix over its trace, sqrt(trace) and its inverse. A zero trace gives zeros; NaN stays NaN."""
-    diagonal = tl.arange(0, N)[:, None] == tl.arange(0, N)[None, :]
-    trace = tl.sum(tl.sum(tl.where(diagonal, cov, 0.0), 1), 0)
+    trace = tl.sum(tl.sum(diagonal(cov, N), 1), 0)
     flat = trace < 1.1754943508222875e-38  # the smallest normal float32
     inverse = tl.where(flat, 0.0, 1.0 / trace)
     return cov * inverse, tl.where(flat, 0.0, tl.sqrt(trace)), tl.sqrt(inverse)
-
-
-# --- matrices in the scratch ----------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _read(a, N: tl.constexpr):
-    return tl.load(a + tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :])
-
-
-@triton.jit
-def _save(a, value, N: tl.constexpr):
-    """Overwrite a matrix that the program may still be reading."""
-    tl.debug_barrier()
-    tl.store(a + tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :], value)
-    tl.debug_barrier()
-
-
-@triton.jit
-def _save_vector(a, value, N: tl.constexpr):
-    tl.debug_barrier()
-    tl.store(a + tl.arange(0, N), value)
-    tl.debug_barrier()
-
-
-@triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr):
-    if PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
-    return tl.dot(a, b, total, input_precision=PRECISION)
-
-
-@triton.jit
-def _inner(a, b):
-    return tl.sum(tl.sum(a * b, 1), 0)
-
-
-@triton.jit
-def _multiply(a, b, N: tl.constexpr, BK: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):
-    """A B, or A' B, for symmetric B."""
-    row = tl.arange(0, N)[:, None]
-    product = tl.zeros((N, N), tl.float32)
-    for start in range(0, N, BK):
-        k = start + tl.arange(0, BK)[None, :]
-        left = tl.load(a + k * N + row) if TRANSPOSED else tl.load(a + row * N + k)
-        right = tl.load(b + row * N + k)
-        product = _dot(left, tl.trans(right), product, PRECISION)
-    return product
-
-
-@triton.jit
-def _symmetric_step(g, a, b, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """(3 G - (A B + (A B)')) / 2 for symmetric B."""
-    product = _multiply(a, b, N, BK, False, PRECISION)
-    return 1.5 * _read(g, N) - 0.5 * (product + tl.trans(product))
-
-
-@triton.jit
-def _iterate(y, z, t, a, COUNT: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """Y and Z after COUNT >= 1 steps from Y = A, Z = I; `t` holds what is between. `y` may be `a`."""
-    product = _multiply(a, a, N, BK, False, PRECISION)
-    start = _read(a, N)
-    identity = (tl.arange(0, N)[:, None] == tl.arange(0, N)[None, :]).to(tl.float32)
-    _save(y, 1.5 * start - 0.5 * product, N)
-    _save(z, 1.5 * identity - 0.5 * start, N)
-    for _ in range(COUNT - 1):
-        _save(t, _multiply(z, y, N, BK, False, PRECISION), N)
-        new_y = 1.5 * _read(y, N) - 0.5 * _multiply(y, t, N, BK, False, PRECISION)
-        _save(y, new_y, N)
-        new_z = 1.5 * _read(z, N) - 0.5 * _multiply(t, z, N, BK, False, PRECISION)
-        _save(z, new_z, N)
