@@ -82,8 +82,9 @@ def main() -> None:
     recorders = {}
     for module in (second_order, component_conv):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
-            recorders[f"{module.__name__.split('.')[-1]}{name}"] = Recorder(getattr(module, name))
-            setattr(module, name, recorders[f"{module.__name__.split('.')[-1]}{name}"])
+            recorder = Recorder(getattr(module, name))
+            setattr(module, name, recorder)
+            recorders[module.__name__.split(".")[-1] + name] = recorder
     print(f"capability {args.capability}, Triton {triton.__version__}, {args.precision}")
     print(f"{'kernel':40} {'features':9} {'registers':>9} {'stack':>6} {'shared, KiB':>12}")
     for dtype in (torch.float32, torch.bfloat16):

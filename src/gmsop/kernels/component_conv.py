@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gmsop.kernels.matrices import dot
+
 
 def component_conv_forward(x: Tensor, weight: Tensor, chosen: Tensor, precision: str) -> Tensor:
     """relu(weight[chosen[p]] @ x[p // K]) for every pair, (B*K, O, M) in the dtype of `x`, which may have any strides.
@@ -87,7 +89,7 @@ def _forward_kernel(
         across, down = start + tl.arange(0, BK)[None, :], start + tl.arange(0, BK)[:, None]
         left = tl.load(weight + row * channels + across, (row < features) & (across < channels), 0.0)
         right = tl.load(x + down * sc + column * sm, (down < channels) & (column < positions), 0.0)
-        total = _dot(left, right, total, PRECISION)
+        total = dot(left, right, total, PRECISION)
     target = out + pair * features * positions + row * positions + column
     # Not a maximum, which would turn NaN into 0.
     result = tl.where(total < 0, 0.0, total).to(out.dtype.element_ty)
@@ -111,7 +113,7 @@ def _backward_input_kernel(
             left = tl.load(source, (row < channels) & (across < features), 0.0)
             inside = (down < features) & (column < positions)
             right = _masked(grad, out, pair, down, column, inside, features, positions, gp, go, gm)
-            total = _dot(left, right, total, PRECISION)
+            total = dot(left, right, total, PRECISION)
     target = result + image * channels * positions + row * positions + column
     tl.store(target, total.to(result.dtype.element_ty), (row < channels) & (column < positions))
 
@@ -133,7 +135,7 @@ def _backward_weight_kernel(
             left = _masked(grad, out, pair, row, across, inside, features, positions, gp, go, gm)
             source = x + pair // top_k * sx + column * sc + down * sm
             right = tl.load(source, (column < channels) & (down < positions), 0.0)
-            total = _dot(left, right, total, PRECISION)
+            total = dot(left, right, total, PRECISION)
     target = result + component * features * channels + row * channels + column
     tl.store(target, total, (row < features) & (column < channels))
 
@@ -144,12 +146,3 @@ def _masked(grad, out, pair, feature, position, inside, features, positions, gp,
     g = tl.load(grad + pair * gp + feature * go + position * gm, inside, 0.0)
     y = tl.load(out + pair * features * positions + feature * positions + position, inside, 0.0)
     return tl.where(y <= 0, 0.0, g).to(y.dtype)
-
-
-@triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr):
-    if a.dtype != tl.float32:
-        return tl.dot(a, b, total)
-    if PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
-    return tl.dot(a, b, total, input_precision=PRECISION)

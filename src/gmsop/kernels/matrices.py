@@ -26,6 +26,8 @@ def save_vector(a, value, N: tl.constexpr):
 
 @triton.jit
 def dot(a, b, total, PRECISION: tl.constexpr):
+    if a.dtype != tl.float32:
+        return tl.dot(a, b, total)
     if PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
     return tl.dot(a, b, total, input_precision=PRECISION)
