@@ -6,7 +6,7 @@ import gmsop
 from compare import relative_error
 from gmsop.errors import ConfigError
 from gmsop.nn import GatedMixture, ParametricGAP, ParametricSOP, TopKGate, bank
-from gmsop.nn.bank import is_uniform
+from gmsop.nn.bank import uniform_bank
 from gmsop.ops import naive
 
 
@@ -130,7 +130,7 @@ def test_the_gate_must_fit_the_components():
 def test_the_bank_equals_one_call_per_component(second_order):
     head = mixture(16, 3, second_order).eval()
     x = torch.randn(4, 6, 4, 3, dtype=torch.double, requires_grad=True)
-    assert is_uniform(head.components)
+    assert uniform_bank(head.components) is not None
     inputs = [x, *head.parameters()]
     results = []
     for forward in (head, lambda x: head._one_by_one(x, head.gate(x))):
@@ -170,7 +170,7 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
     for what in [*changes, "iterations", "subclass"]:
         head = mixture(3, 2).eval()
         change(head, what)
-        assert not is_uniform(head.components), what
+        assert uniform_bank(head.components) is None, what
         assert head(x).shape == (2, 15)
 
 

@@ -96,6 +96,19 @@ def test_strides_and_partial_gradients():
     assert relative_error(gradient, torch.autograd.grad(oracle(x, layers, chosen).sum(), one)[0]) < 1e-12
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_weights_as_a_convolution_has_them(device):
+    x, layers, chosen = case(widths=(6, 7, 5), device=device)
+    square = [[w.detach()[:, :, None, None].requires_grad_() for w in weights] for weights in layers]
+    results = []
+    for weights in (layers, square):
+        out = ops.component_conv(x, weights, chosen)
+        results.append((out, *torch.autograd.grad(out.sin().sum(), [x, *flat(weights)])))
+    for flat_one, square_one in zip(*results, strict=True):
+        assert torch.equal(flat_one, square_one.reshape(flat_one.shape))
+    assert [g.shape for g in results[1][2:]] == [w.shape for w in flat(square)]
+
+
 def test_no_image():
     x, layers, _ = case(widths=(6, 7, 5))
     assert ops.component_conv(x[:0], layers, torch.zeros(0, 2, dtype=torch.long)).shape == (0, 5, 4)
@@ -138,22 +151,25 @@ def test_what_does_not_fit_together():
             ops.component_conv(features, weights, choices)
 
 
+@pytest.mark.parametrize("square", [(), (1, 1)])
 @pytest.mark.parametrize("keep", [True, False])
-def test_the_way_of_other_devices(keep):
+def test_the_way_of_other_devices(keep, square):
     """What runs where there is neither a CPU nor a kernel: an Apple or Intel GPU, or CUDA without Triton."""
     x, layers, chosen = case(widths=(6, 7, 5))
-    outs = module._component_conv._init_fn(x.detach(), flat(layers), 2, chosen.flatten(), keep)
+    weights = [w.detach().view(*w.shape, *square) for w in flat(layers)]
+    outs = module._component_conv._init_fn(x.detach(), weights, 2, chosen.flatten(), keep)
     expected = oracle(x, layers, chosen)
     assert relative_error(outs[-1], expected) < 1e-12
     assert len(outs[0]) == (6 if keep else 0)
     if keep:
         probe = torch.randn_like(expected)
         outs = [out.detach() for out in outs]
-        found = module._backward._init_fn(probe, outs, x.detach(), flat(layers), chosen.flatten(), True, True)
+        found = module._backward._init_fn(probe, outs, x.detach(), weights, chosen.flatten(), True, True)
         gradients = torch.autograd.grad(expected, [x, *flat(layers)], probe, materialize_grads=True)
         assert relative_error(found[0], gradients[0]) < 1e-12
-        assert relative_error(found[1], torch.stack(gradients[1:6])) < 1e-12
-        assert relative_error(found[2], torch.stack(gradients[6:])) < 1e-12
+        assert [g.shape for g in found[1:]] == [(5, 7, 6, *square), (5, 5, 7, *square)]
+        assert relative_error(found[1].flatten(2), torch.stack(gradients[1:6])) < 1e-12
+        assert relative_error(found[2].flatten(2), torch.stack(gradients[6:])) < 1e-12
 
 
 def test_the_kernels_stand_in_the_same_place(monkeypatch):

@@ -1,6 +1,7 @@
 """A bank of like components as one operation over all (image, component) pairs, instead of one call per component."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,31 +9,39 @@ from torch import Tensor, nn
 from gmsop.nn.pooling import ISqrtCovPool, ParametricGAP, ParametricSOP
 from gmsop.ops import component_conv, second_order_pool
 
-Bank = Sequence[nn.Module] | nn.ModuleList
+
+class UniformBank(NamedTuple):
+    """What N like components compute: 1x1 convolutions with ReLU, then pooling."""
+
+    layers: list[list[Tensor]]
+    """For each convolution the weights of all components, (O, C, 1, 1)."""
+    num_iters: int | None
+    """Newton-Schulz iterations of second-order pooling; None: the mean."""
 
 
-def is_uniform(components: Bank) -> bool:
-    """Whether `bank_forward` computes what calling the components would: all are `ParametricSOP`, or all
-    `ParametricGAP`, of the same widths, and nobody replaced a part of one or hooked into it."""
-    first = components[0]
-    if type(first) not in (ParametricSOP, ParametricGAP):
-        return False
-    layout = _layout(first)
-    return layout is not None and all(type(c) is type(first) and _layout(c) == layout for c in components)
+def uniform_bank(components: Iterable[nn.Module]) -> UniformBank | None:
+    """The components as one, if all are `ParametricSOP`, or all `ParametricGAP`, of the same widths, and nobody
+    replaced a part of one or hooked into it; otherwise None: then only calling them tells what they do."""
+    found = [_weights_and_iterations(component) for component in components]
+    if None in found:
+        return None
+    weights, num_iters = zip(*found, strict=True)
+    if len(set(num_iters)) > 1:
+        return None
+    layers = [list(layer) for layer in zip(*weights, strict=True)]
+    uniform = all(w.shape == layer[0].shape for layer in layers for w in layer)
+    return UniformBank(layers, num_iters[0]) if uniform else None
 
 
-def bank_forward(components: Bank, x: Tensor, chosen: Tensor) -> Tensor:
+def bank_forward(bank: UniformBank, x: Tensor, chosen: Tensor) -> Tensor:
     """Vectors (B * K, V): every image of `x` (B, C, H, W) through each of its components, `chosen` (B, K).
 
-    Only for components that `is_uniform`. Reads nothing on the host, but on a CPU.
+    Reads nothing on the host, but on a CPU.
     """
-    first = components[0]
-    names = ["conv"] if isinstance(first, ParametricGAP) else ["conv1", "conv2"]
-    layers = [[getattr(c, name).weight.flatten(1) for c in components] for name in names]
     vectors = []
-    for part in _parts(x, chosen.shape[1] * layers[-1][0].shape[0]):
-        rows = component_conv(x[part].flatten(2), layers, chosen[part])
-        vectors.append(_mean(rows) if len(layers) == 1 else second_order_pool(rows, first.pool.num_iters))  # type: ignore[union-attr, arg-type]
+    for part in _parts(x, chosen.shape[1] * bank.layers[-1][0].shape[0]):
+        rows = component_conv(x[part].flatten(2), bank.layers, chosen[part])
+        vectors.append(_mean(rows) if bank.num_iters is None else second_order_pool(rows, bank.num_iters))
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors)
 
 
@@ -56,32 +65,33 @@ and clearing them takes a sixth of a large second-order batch's time, and two fi
 (benchmarks/RESULTS.md)."""
 
 
-def _layout(component: nn.Module) -> list[object] | None:
-    """What decides a component's computation besides its weights. None if it has a hook, or a part that it was not
-    built with: then only calling it tells what it does. Asked at every call, so it goes round `nn.Module`'s slow
-    look-up of parameters and parts."""
-    layout: list[object] = []
-    for part in _walk(component):
-        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+def _weights_and_iterations(component: nn.Module) -> tuple[list[Tensor], int | None] | None:
+    """None if the component has a hook, or a part that it was not built with. Asked at every call, so it goes round
+    `nn.Module`'s slow look-up of parameters and parts."""
+    parts: dict[str, Any] = component._modules
+    if type(component) is ParametricGAP:
+        convs, others, num_iters = [parts["conv"]], [], None
+    elif type(component) is ParametricSOP and type(parts["pool"]) is ISqrtCovPool:
+        pool, reduce = parts["pool"], parts["pool"]._modules["reduce"]
+        convs, others, num_iters = [parts["conv1"], parts["conv2"]], [pool, reduce], pool.num_iters
+        if type(reduce) is not nn.Identity:
             return None
-        if type(part) is nn.Conv2d:
-            if (part._parameters["bias"], part.kernel_size, part.stride, part.padding, part.groups) != _PLAIN:
-                return None
-            layout.append(part._parameters["weight"].shape)  # type: ignore[union-attr]
-        elif type(part) is ISqrtCovPool and type(part._modules["reduce"]) is nn.Identity:
-            layout.append(part.num_iters)
-        elif type(part) not in (ParametricSOP, ParametricGAP, nn.Identity):
-            return None
-    return layout
+    else:
+        return None
+    if not all(map(_is_product, convs)) or any(map(_is_hooked, [component, *convs, *others])):
+        return None
+    return [conv._parameters["weight"] for conv in convs], num_iters
 
 
-def _walk(module: nn.Module) -> Iterator[nn.Module]:
-    """Like `modules()`, without its set of what was seen: a part that occurs twice does no harm here."""
-    yield module
-    for child in module._modules.values():
-        if child is not None:
-            yield from _walk(child)
+def _is_product(conv: Any) -> bool:
+    """Whether it is a convolution that only multiplies by one matrix."""
+    if type(conv) is not nn.Conv2d:
+        return False
+    return (conv._parameters["bias"], conv.kernel_size, conv.stride, conv.padding, conv.groups) == _PRODUCT
 
 
-_PLAIN = (None, (1, 1), (1, 1), (0, 0), 1)
-"""A convolution without bias that is one product of matrices."""
+_PRODUCT = (None, (1, 1), (1, 1), (0, 0), 1)
+
+
+def _is_hooked(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
-from gmsop.nn.bank import bank_forward, is_uniform
+from gmsop.nn.bank import bank_forward, uniform_bank
 from gmsop.nn.gate import Routing, TopKGate
 from gmsop.nn.pooling import ParametricGAP, ParametricSOP
 from gmsop.ops import combine, dispatch, plan_dispatch, weighted_sum
@@ -75,9 +75,10 @@ class GatedMixture(nn.Module):
         return (out, routing) if return_routing else out
 
     def _mix(self, x: Tensor, routing: Routing) -> Tensor:
-        if is_uniform(self.components):
-            return weighted_sum(bank_forward(self.components, x, routing.indices), routing.gates)
-        return self._one_by_one(x, routing)
+        bank = uniform_bank(self.components)
+        if bank is None:
+            return self._one_by_one(x, routing)
+        return weighted_sum(bank_forward(bank, x, routing.indices), routing.gates)
 
     def _one_by_one(self, x: Tensor, routing: Routing) -> Tensor:
         """Any components: a call to each that some image chose."""

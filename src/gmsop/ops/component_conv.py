@@ -5,6 +5,7 @@ B images, N components, K chosen per image, P = B * K pairs; pair b * K + k is i
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from gmsop import kernels
 from gmsop.errors import ConfigError
+from gmsop.ops.direct import is_plain_inference
 from gmsop.ops.exporting import is_exporting
 from gmsop.ops.precision import no_autocast, product_precision
 
@@ -27,7 +29,8 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
 
     Args:
         x: features, (B, C, M), any strides.
-        layers: for each layer the weights of the N components, (O, C), C being the O of the layer before.
+        layers: for each layer the weights of the N components, (O, C) or, as a convolution has them, (O, C, 1, 1); C is
+            the O of the layer before.
         chosen: components of each image, (B, K), int64, 0 to N - 1, which is not checked.
 
     Returns:
@@ -44,25 +47,27 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
     if is_exporting():
         x = x.repeat_interleave(chosen.shape[1], 0)
         for weights in layers:
-            x = torch.bmm(torch.stack(list(weights)).to(x.dtype).index_select(0, chosen.flatten()), x).relu()
+            x = torch.bmm(_stacked(weights, x.dtype).index_select(0, chosen.flatten()), x).relu()
         return x
     flat = [w for weights in layers for w in weights]
     keep = torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in flat))
-    return _component_conv(x, flat, len(layers), chosen.flatten(), keep)[-1]
+    run = _on_cpu if not keep and is_plain_inference(x, chosen, *flat) else _component_conv
+    return run(x, flat, len(layers), chosen.flatten(), keep)[-1]
 
 
 def _require_fitting(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> None:
     fits = x.dim() == 3 and chosen.dim() == 2 and chosen.shape[0] == x.shape[0] and len(layers) > 0
     channels = x.shape[1] if fits else 0
     for weights in layers if fits else ():
-        features = weights[0].shape[0] if len(weights) else 0
-        fits = fits and len(weights) == len(layers[0]) > 0 and all(w.shape == (features, channels) for w in weights)
-        channels = features
+        fits = fits and len(weights) == len(layers[0]) > 0
+        shape = weights[0].shape if fits else torch.Size()
+        fits = fits and shape[1:] in ((channels,), (channels, 1, 1)) and all(w.shape == shape for w in weights)
+        channels = shape[0] if fits else 0
     if not fits:
         shapes = [sorted({tuple(w.shape) for w in weights}) for weights in layers]
         raise ConfigError(
             f"component_conv: features {tuple(x.shape)}, weights {shapes} and choices {tuple(chosen.shape)} "
-            f"do not fit together: expected (B, C, M), for each layer N times (O, C), and (B, K)"
+            f"do not fit together: expected (B, C, M), for each layer N times (O, C) or (O, C, 1, 1), and (B, K)"
         )
 
 
@@ -74,6 +79,11 @@ def _per_row(chosen: Tensor, x: Tensor) -> int:
 def _by_layer(weights: Sequence[Tensor], num_layers: int) -> list[Sequence[Tensor]]:
     size = len(weights) // num_layers
     return [weights[start : start + size] for start in range(0, len(weights), size)]
+
+
+def _stacked(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """(N, O, C)."""
+    return torch.stack(list(weights)).flatten(2).to(dtype)
 
 
 def _room(x: Tensor, weights: Sequence[Tensor], num_layers: int, pairs: int, hidden: int) -> list[Tensor]:
@@ -88,7 +98,7 @@ def _component_conv(x: Tensor, weights: Sequence[Tensor], num_layers: int, chose
     outs = []
     with no_autocast(x):
         for own in _by_layer(weights, num_layers):
-            x = _layer(x, torch.stack(list(own)).to(x.dtype), chosen)
+            x = _layer(x, _stacked(own, x.dtype), chosen)
             outs.append(x)
     return outs if keep else [*(h.new_empty(0, *h.shape[1:]) for h in outs[:-1]), x]
 
@@ -105,18 +115,18 @@ def _layer(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
 
 
 @_component_conv.register_kernel("cpu")
-def _(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
+def _on_cpu(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
     # Pair by pair through all layers, while it is in the cache. Each product goes straight into its place: copies would
     # cost more than what larger products save.
     outs = _room(x, weights, num_layers, len(chosen), len(chosen) if keep else 1)
-    top_k = _per_row(chosen, x)
+    top_k, images, places = _per_row(chosen, x), x.unbind(), [out.unbind() for out in outs]
     with no_autocast(x):
         numbers = chosen.tolist()
         used = _used(numbers, weights, num_layers, x.dtype)
         for pair, n in enumerate(numbers):
-            y = x[pair // top_k]
-            for own, out in zip(used, outs, strict=True):
-                y = torch.mm(own[n], y, out=out[pair % len(out)]).relu_()
+            y = images[pair // top_k]
+            for own, place in zip(used, places, strict=True):
+                y = torch.mm(own[n], y, out=place[pair % len(place)]).relu_()
     return outs if keep else [*(h[:0] for h in outs[:-1]), outs[-1]]
 
 
@@ -128,8 +138,8 @@ def _(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, kee
 def _used(
     numbers: Sequence[int], weights: Sequence[Tensor], num_layers: int, dtype: torch.dtype
 ) -> list[dict[int, Tensor]]:
-    """For each layer the weights of the components that somebody chose."""
-    return [{n: own[n].to(dtype) for n in set(numbers)} for own in _by_layer(weights, num_layers)]
+    """For each layer the weights, (O, C), of the components that somebody chose."""
+    return [{n: own[n].flatten(1).to(dtype) for n in set(numbers)} for own in _by_layer(weights, num_layers)]
 
 
 @torch.library.custom_op("gmsop::component_conv_backward", mutates_args=())
@@ -142,15 +152,15 @@ def _backward(
     need_x: bool,
     need_weights: bool,
 ) -> list[Tensor]:
-    """Gradient of `x`, empty if not needed, and those of the weights, if needed: for each layer stacked, (N, O, C); on
-    a CPU each for itself, since the C library clears large blocks every time it gives them out."""
+    """Gradient of `x`, empty if not needed, and those of the weights, if needed: for each layer stacked; on a CPU each
+    for itself, since the C library clears large blocks every time it gives them out."""
     of_weights = []
     with no_autocast(x):
         layers = zip(_by_layer(weights, len(outs)), outs, (x, *outs[:-1]), strict=True)
         for index, (own, out, came_in) in reversed(list(enumerate(layers))):
             grad, of_own = _layer_backward(grad, out, came_in, own, chosen, need_x or index > 0, need_weights)
-            of_weights.append(of_own)
-    return [grad, *(reversed(of_weights) if need_weights else ())]
+            of_weights += [of_own.view(len(own), *own[0].shape)] if need_weights else []
+    return [grad, *reversed(of_weights)]
 
 
 def _layer_backward(
@@ -163,7 +173,7 @@ def _layer_backward(
             return found
     grad, top_k = torch.ops.aten.threshold_backward(grad, out, 0), _per_row(chosen, x)
     if need_x:
-        weight = torch.stack(list(weights)).to(x.dtype)
+        weight = _stacked(weights, x.dtype)
         grad_x = torch.bmm(weight.index_select(0, chosen).mT, grad).unflatten(0, (len(x), top_k)).sum(1)
     if need_weights:
         products = torch.bmm(grad, x.repeat_interleave(top_k, 0).mT).to(weights[0].dtype)
@@ -178,7 +188,7 @@ def _by_kernel(
 
     grad_x, grad_weight, how = x.new_empty(0), weights[0].new_empty(0), product_precision()
     if need_x:
-        weight = torch.stack(list(weights)).to(x.dtype)
+        weight = _stacked(weights, x.dtype)
         grad_x = kernel.component_conv_backward_input(grad, out, weight, chosen, len(x), how)
     if need_weights:
         grad_weight = kernel.component_conv_backward_weight(grad, out, x, chosen, len(weights), how)
@@ -198,7 +208,7 @@ def _(
     grad_x, *of_weights = _room_for_gradients(outs, x, weights, need_x, need_weights)
     # Half precision would lose the sum over many pairs.
     wide = torch.promote_types(weights[0].dtype, torch.float32)
-    sums = _by_layer([g.to(wide) for g in of_weights], len(outs)) if need_weights else []
+    sums = _by_layer([g.flatten(1).to(wide) for g in of_weights], len(outs)) if need_weights else []
     top_k, seen = _per_row(chosen, x), set()
     with no_autocast(x):
         numbers = chosen.tolist()
@@ -218,7 +228,7 @@ def _(
     for own in sums:
         for n in set(range(len(own))) - seen:
             own[n].zero_()
-    return [grad_x, *(g.to(weights[0].dtype) for own in sums for g in own)]
+    return [grad_x, *(g.to(w.dtype).view(w.shape) for g, w in zip(chain(*sums), weights, strict=False))]
 
 
 def _add_product(out: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
@@ -273,7 +283,7 @@ def _gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None,
     if grads[-1] is None:
         return None, none, None, None, None
     grad_x, *of_weights = _backward(grads[-1], outs, x, weights, chosen, need_x, any(need_weights))
-    if of_weights and of_weights[0].dim() == 3:
+    if of_weights and of_weights[0].dim() > weights[0].dim():
         of_weights = [g for stacked in of_weights for g in stacked.unbind()]
     return grad_x if need_x else None, of_weights or none, None, None, None
 
@@ -286,4 +296,4 @@ def _flops(
     x: Sequence[int], weights: Sequence[Sequence[int]], num_layers: int, chosen: Sequence[int], *_: Any, **__: Any
 ) -> int:
     one_of_each = weights[:: len(weights) // num_layers]
-    return sum(2 * chosen[0] * features * channels * x[2] for features, channels in one_of_each)
+    return sum(2 * chosen[0] * features * channels * x[2] for features, channels, *_ in one_of_each)

@@ -11,9 +11,13 @@ from torch import Tensor
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Context in which operations on the device of `x` keep the dtype of their inputs."""
-    if x.device.type == "meta":  # knows no autocast
+    device = x.device.type
+    if device == "meta":  # knows no autocast
         return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
+    # The context costs one image on a CPU as much as a product. Compiled code may run where autocast is on, though.
+    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

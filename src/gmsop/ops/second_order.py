@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from gmsop import kernels
 from gmsop.errors import ConfigError
 from gmsop.ops.covariance import centre, covariance_backward, covariance_forward, covariance_pool
+from gmsop.ops.direct import is_plain_inference
 from gmsop.ops.exporting import is_exporting
 from gmsop.ops.matrix_sqrt import (
     iterations,
@@ -55,7 +56,11 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
     if num_iters < 1:
         raise ConfigError(f"second_order_pool: num_iters must be at least 1, got {num_iters}")
     keep = x.requires_grad and torch.is_grad_enabled()
-    return _second_order_pool(x.flatten(2), num_iters, keep)[0]
+    x = x.flatten(2)
+    if not keep and is_plain_inference(x):
+        with no_autocast(x):
+            return _forward(x, num_iters, keep)[0]
+    return _second_order_pool(x, num_iters, keep)[0]
 
 
 @torch.library.custom_op("gmsop::second_order_pool", mutates_args=())
