@@ -39,11 +39,6 @@ def covariance_pool(x: Tensor) -> Tensor:
         return _CovariancePool.apply(at_least_float32(x))
 
 
-def centre(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """`x` (B, D, M) less its means over the positions."""
-    return torch.sub(x, x.mean(2, keepdim=True), out=out)
-
-
 def covariance_forward(centred: Tensor, out: Tensor) -> Tensor:
     """(B, D, M) to (B, D, D)."""
     return torch.baddbmm(out, centred, centred.mT, beta=0, alpha=1 / centred.shape[2], out=out)
@@ -62,7 +57,7 @@ def covariance_backward(centred: Tensor, grad: Tensor, out: Tensor) -> Tensor:
 class _CovariancePool(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        centred = centre(x)
+        centred = x - x.mean(2, keepdim=True)
         # No `out`: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
         return torch.bmm(centred, centred.mT) / x.shape[2]
 
@@ -75,4 +70,4 @@ class _CovariancePool(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         with no_autocast(x):
-            return covariance_backward(centre(x), torch.lerp(grad, grad.mT, 0.5), torch.empty_like(x))
+            return covariance_backward(x - x.mean(2, keepdim=True), torch.lerp(grad, grad.mT, 0.5), torch.empty_like(x))

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from gmsop import kernels
 from gmsop.errors import ConfigError
-from gmsop.ops.covariance import centre, covariance_backward, covariance_forward, covariance_pool
+from gmsop.ops.covariance import covariance_backward, covariance_forward, covariance_pool
 from gmsop.ops.direct import is_plain_inference
 from gmsop.ops.exporting import is_exporting
 from gmsop.ops.matrix_sqrt import (
@@ -64,9 +64,9 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
 
 
 @torch.library.custom_op("gmsop::second_order_pool", mutates_args=())
-def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The vectors, and what the backward pass wants besides them, or (0, ...) if it does without or there is none: the
-    matrix A, and for three iterations M and Q, (1 or 3, B, D, D); the traces, (B, 1)."""
+    matrix A, and for three iterations M and Q, (1 or 3, B, D, D); the traces, (B, 1); the means, (B, D, 1)."""
     with no_autocast(x):
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_forward
@@ -79,13 +79,13 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
 
 
 @_second_order_pool.register_fake
-def _(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _room(x, num_iters, keep and not _has_kernel(x))
 
 
 @torch.library.custom_op("gmsop::second_order_pool_backward", mutates_args=())
 def _second_order_pool_backward(
-    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor, num_iters: int
+    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int
 ) -> Tensor:
     with no_autocast(x):
         if _has_kernel(x):
@@ -94,19 +94,21 @@ def _second_order_pool_backward(
             run = partial(second_order_backward, x, grad, num_iters, product_precision())
             if (found := kernels.attempt("second_order_backward", run)) is not None:
                 return found
-            out, kept, traces = _forward(x, num_iters, True)
-        return _backward(x, out, kept, traces, grad, num_iters)
+            out, kept, traces, means = _forward(x, num_iters, True)
+        return _backward(x, out, kept, traces, means, grad, num_iters)
 
 
 @_second_order_pool_backward.register_fake
-def _(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor, num_iters: int) -> Tensor:
+def _(
+    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int
+) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     x, ctx.num_iters, _ = inputs
-    out, kept, traces = output
-    ctx.save_for_backward(x, out if len(kept) else traces, kept, traces)
+    out, kept, traces, means = output
+    ctx.save_for_backward(x, out if len(kept) else traces, kept, traces, means)
     ctx.set_materialize_grads(False)  # or the gradient of what was kept would be written out as zeros
 
 
@@ -119,30 +121,35 @@ def _gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor
 _second_order_pool.register_autograd(_gradients, setup_context=_setup_context)
 
 
-def _room(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _room(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, dim, _ = x.shape
     out = x.new_empty(batch, triu_size(dim), dtype=torch.promote_types(x.dtype, torch.float32))
     matrices = (3 if num_iters == 3 else 1) if keep else 0
-    return out, out.new_empty(matrices, batch, dim, dim), out.new_empty(batch if keep else 0, 1)
+    length = batch if keep else 0
+    return out, out.new_empty(matrices, batch, dim, dim), out.new_empty(length, 1), out.new_empty(length, dim, 1)
 
 
-def _forward(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    out, kept, traces = _room(x, num_iters, keep)
+def _forward(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    out, kept, traces, means = _room(x, num_iters, keep)
     dim, device = x.shape[1], x.device
     where = _tables(dim)[0] if device.type == "cpu" else triu_positions(dim, device)
     for part, centred, spare in _parts(x):
         matrices = kept[:, part] if keep else spare[:3]
         a, m_and_q = matrices[0], matrices[1:]
-        covariance_forward(centre(at_least_float32(x[part]), centred), a)
+        wide = at_least_float32(x[part])
+        mean = wide.mean(2, keepdim=True)
+        covariance_forward(torch.sub(wide, mean, out=centred), a)
         trace = normalise_(a)
         y = three_iterations(a, m_and_q, spare[3:]) if num_iters == 3 else iterations(a, num_iters)
         torch.gather(y.flatten(1), 1, where.expand(len(y), -1), out=out[part]).mul_(trace.sqrt())
         if keep:
-            traces[part] = trace
-    return out, kept, traces
+            traces[part], means[part] = trace, mean
+    return out, kept, traces, means
 
 
-def _backward(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor, num_iters: int) -> Tensor:
+def _backward(
+    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int
+) -> Tensor:
     of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     dim, device = x.shape[1], x.device
     where = _tables(dim)[1] if device.type == "cpu" else full_positions(dim, device)
@@ -159,7 +166,7 @@ def _backward(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, grad: Tensor
         else:
             d, g_dot_root = iterations_backward(a, g, num_iters)
         through_trace_(d, g_dot_root, a)
-        centre(at_least_float32(x[part]), centred)
+        torch.sub(at_least_float32(x[part]), means[part], out=centred)
         if of_x.dtype == centred.dtype:
             covariance_backward(centred, d, of_x[part])
         else:
