@@ -99,9 +99,7 @@ def _second_order_pool_backward(
 
 
 @_second_order_pool_backward.register_fake
-def _(
-    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int
-) -> Tensor:
+def _(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
