@@ -59,7 +59,7 @@ def _parts(x: Tensor, channels: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
 
 
-REUSED_BYTES = 16 << 20
+REUSED_BYTES = 8 << 20
 """Blocks well below 32 MiB the C library keeps and gives out again; larger ones come fresh from the system every time,
 and clearing them takes a sixth of a large second-order batch's time, and two fifths of a first-order one's
 (benchmarks/RESULTS.md)."""
