@@ -36,6 +36,14 @@ ALL_STARVE = torch.tensor([[9.0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 0, 9], [9, 0, 0,
 PREFERENCES = {"everyone": EVERYONE, "one rank starves": ONE_RANK_STARVES, "all starve": ALL_STARVE}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """In each child process, however many machines they stand for and whatever is set outside: the same bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 class Preferring(TopKGate):
     """Adds to each image's scores what it is told."""
 
@@ -173,12 +181,9 @@ def two(small_set, tmp_path_factory):
         meet = f"localhost:{free.getsockname()[1]}"
     words[at : at + 3] = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", meet]
     files = [(tmp_path / f"machine{i}").open("w+") for i in range(2)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as for two processes on one machine: the same bits
     outs = [str(tmp_path / "run"), str(tmp_path / "not shared")]
     machines = [
-        subprocess.Popen(
-            [out if word == outs[0] else word for word in words], stdout=file, stderr=subprocess.STDOUT, env=one_thread
-        )
+        subprocess.Popen([out if w == outs[0] else w for w in words], stdout=file, stderr=subprocess.STDOUT)
         for out, file in zip(outs, files, strict=True)
     ]
     statuses = [machine.wait(timeout=200) for machine in machines]
