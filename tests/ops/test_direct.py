@@ -34,13 +34,14 @@ def test_the_same_numbers_with_and_without_the_dispatcher():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("num_iters", [3, 5])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_stays_outside(dtype):
+def test_autocast_stays_outside(dtype, num_iters):
     x = torch.randn(3, 6, 5, 5)
     with torch.autocast("cpu", dtype):
-        found = ops.second_order_pool(x)
+        found = ops.second_order_pool(x, num_iters)
     assert found.dtype == torch.float32
-    assert torch.equal(found, ops.second_order_pool(x))
+    assert torch.equal(found, ops.second_order_pool(x, num_iters))
 
 
 def test_whoever_looks_on_sees_the_operators():

@@ -54,10 +54,14 @@ def covariance_backward(centred: Tensor, grad: Tensor, out: Tensor) -> Tensor:
     return out.sub_(out.mean(2, keepdim=True))
 
 
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(2, keepdim=True)
+
+
 class _CovariancePool(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        centred = x - x.mean(2, keepdim=True)
+        centred = _centred(x)
         # No `out`: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
         return torch.bmm(centred, centred.mT) / x.shape[2]
 
@@ -70,4 +74,4 @@ class _CovariancePool(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         with no_autocast(x):
-            return covariance_backward(x - x.mean(2, keepdim=True), torch.lerp(grad, grad.mT, 0.5), torch.empty_like(x))
+            return covariance_backward(_centred(x), torch.lerp(grad, grad.mT, 0.5), torch.empty_like(x))
