@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from gmsop.metrics import Epochs
@@ -44,7 +44,11 @@ def curves(runs: Mapping[str, Epochs], keys: Mapping[str, str], label: str, log:
     axes.set(xlabel="epoch", ylabel=label)
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
     else:
+        axes.update_datalim([(1, 0)])
+        axes.autoscale_view()  # again, for room above a level curve
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
