@@ -32,6 +32,17 @@ def test_evaluation_counts(small_set):
     assert result.component_load is None
 
 
+def test_the_precision_is_the_one_asked_for(small_set):
+    """Of the last layer's result; on a CPU Lightning itself knows no float16."""
+    model, val, seen = gmsop.create_model("gm_sop_4_2_tiny", 10), PackedDataset(small_set, "val"), []
+    model.fc.register_forward_hook(lambda _, args, out: seen.append(out.dtype))
+    expected = evaluate(model, val).loss
+    for precision, dtype in (("16-mixed", torch.float16), ("bf16-mixed", torch.bfloat16), ("64-true", torch.float64)):
+        seen.clear()
+        assert evaluate(model, val, precision=precision).loss == pytest.approx(expected, rel=0.02)
+        assert set(seen) == {dtype}
+
+
 def test_evaluation_refuses_what_does_not_fit(small_set):
     val = PackedDataset(small_set, "val")
     with pytest.raises(DataError, match="has 10 classes, the model tells 3 apart"):

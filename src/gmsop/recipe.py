@@ -58,7 +58,7 @@ class Recipe:
         bn_momentum: share of the new batch in BatchNorm's running statistics.
         sync_batchnorm: BatchNorm's statistics are those of all devices' images; CUDA only.
         ema_decay: evaluate, and keep, an exponential moving average of the weights, with this decay per step; 0: none.
-        precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (CUDA only), 64-true. Covariance, square root
+        precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (GPUs only), 64-true. Covariance, square root
             and gate are in float32 or better whatever it says.
         channels_last: keep weights and feature maps in PyTorch's channels_last memory format.
         compile: torch.compile the model.

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.plugins import MixedPrecision
 
 from gmsop.errors import ConfigError
 
@@ -45,6 +46,10 @@ def make_trainer(
     if bar:
         callbacks.append(_ProgressBar(leave=False))
     options.setdefault("logger", False)
+    if options.get("precision") == "16-mixed" and _on_cpu(options.get("accelerator", "auto")):
+        # Lightning itself would take bfloat16 instead; PyTorch has float16 there, fast enough for evaluation.
+        del options["precision"]
+        options["plugins"] = [*options.get("plugins", []), MixedPrecision("16-mixed", "cpu")]
     try:
         return Trainer(
             callbacks=callbacks,
@@ -60,6 +65,10 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError) as error:  # an accelerator that is not there, too many devices
         raise ConfigError(f"this machine cannot do that: {error}") from error
+
+
+def _on_cpu(accelerator: str) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
 
 
 def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
