@@ -4,7 +4,6 @@ B images, N components, K chosen per image, P = B * K pairs; pair b * K + k is i
 """
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from gmsop import kernels
 from gmsop.errors import ConfigError
+from gmsop.ops.component_conv_cpu import backward_on_cpu, forward_on_cpu
+from gmsop.ops.component_conv_layers import layer_backward, layer_forward, stacked
 from gmsop.ops.direct import is_plain_inference
 from gmsop.ops.exporting import is_exporting
-from gmsop.ops.precision import no_autocast, product_precision
+from gmsop.ops.precision import no_autocast
 
 
 def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
     if is_exporting():
         x = x.repeat_interleave(chosen.shape[1], 0)
         for weights in layers:
-            x = torch.bmm(_stacked(weights, x.dtype).index_select(0, chosen.flatten()), x).relu()
+            x = torch.bmm(stacked(weights, x.dtype).index_select(0, chosen.flatten()), x).relu()
         return x
     flat = [w for weights in layers for w in weights]
     keep = torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in flat))
@@ -71,19 +71,9 @@ def _require_fitting(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tens
         )
 
 
-def _per_row(chosen: Tensor, x: Tensor) -> int:
-    """How many pairs share a row of `x`: K of an image, 1 of another layer's result."""
-    return len(chosen) // max(len(x), 1)
-
-
 def _by_layer(weights: Sequence[Tensor], num_layers: int) -> list[Sequence[Tensor]]:
     size = len(weights) // num_layers
     return [weights[start : start + size] for start in range(0, len(weights), size)]
-
-
-def _stacked(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """(N, O, C)."""
-    return torch.stack(list(weights)).flatten(2).to(dtype)
 
 
 def _room(x: Tensor, weights: Sequence[Tensor], num_layers: int, pairs: int, hidden: int) -> list[Tensor]:
@@ -98,48 +88,22 @@ def _component_conv(x: Tensor, weights: Sequence[Tensor], num_layers: int, chose
     outs = []
     with no_autocast(x):
         for own in _by_layer(weights, num_layers):
-            x = _layer(x, _stacked(own, x.dtype), chosen)
+            x = layer_forward(x, own, chosen)
             outs.append(x)
     return outs if keep else [*(h.new_empty(0, *h.shape[1:]) for h in outs[:-1]), x]
 
 
-def _layer(x: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
-    if kernels.usable(x.device) and x.dtype != torch.float64:
-        from gmsop.kernels.component_conv import component_conv_forward
-
-        run = partial(component_conv_forward, x, weight, chosen, product_precision())
-        if (found := kernels.attempt("component_conv_forward", run)) is not None:
-            return found
-    # The obvious way, with a copy of the weight for every pair: where there is no faster one.
-    return torch.bmm(weight.index_select(0, chosen), x.repeat_interleave(_per_row(chosen, x), 0)).relu_()
-
-
 @_component_conv.register_kernel("cpu")
 def _on_cpu(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
-    # Pair by pair through all layers, while it is in the cache. Each product goes straight into its place: copies would
-    # cost more than what larger products save.
     outs = _room(x, weights, num_layers, len(chosen), len(chosen) if keep else 1)
-    top_k, images, places = _per_row(chosen, x), x.unbind(), [out.unbind() for out in outs]
     with no_autocast(x):
-        numbers = chosen.tolist()
-        used = _used(numbers, weights, num_layers, x.dtype)
-        for pair, n in enumerate(numbers):
-            y = images[pair // top_k]
-            for own, place in zip(used, places, strict=True):
-                y = torch.mm(own[n], y, out=place[pair % len(place)]).relu_()
+        forward_on_cpu(x, _by_layer(weights, num_layers), chosen.tolist(), outs)
     return outs if keep else [*(h[:0] for h in outs[:-1]), outs[-1]]
 
 
 @_component_conv.register_fake
 def _(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
     return _room(x, weights, num_layers, chosen.shape[0], chosen.shape[0] if keep else 0)
-
-
-def _used(
-    numbers: Sequence[int], weights: Sequence[Tensor], num_layers: int, dtype: torch.dtype
-) -> list[dict[int, Tensor]]:
-    """For each layer the weights, (O, C), of the components that somebody chose."""
-    return [{n: own[n].flatten(1).to(dtype) for n in set(numbers)} for own in _by_layer(weights, num_layers)]
 
 
 @torch.library.custom_op("gmsop::component_conv_backward", mutates_args=())
@@ -158,41 +122,9 @@ def _backward(
     with no_autocast(x):
         layers = zip(_by_layer(weights, len(outs)), outs, (x, *outs[:-1]), strict=True)
         for index, (own, out, came_in) in reversed(list(enumerate(layers))):
-            grad, of_own = _layer_backward(grad, out, came_in, own, chosen, need_x or index > 0, need_weights)
+            grad, of_own = layer_backward(grad, out, came_in, own, chosen, need_x or index > 0, need_weights)
             of_weights += [of_own.view(len(own), *own[0].shape)] if need_weights else []
     return [grad, *reversed(of_weights)]
-
-
-def _layer_backward(
-    grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
-) -> tuple[Tensor, Tensor]:
-    grad_x, grad_weight = x.new_empty(0), weights[0].new_empty(0)
-    if kernels.usable(x.device) and x.dtype != torch.float64:
-        run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights)
-        if (found := kernels.attempt("component_conv_backward", run)) is not None:
-            return found
-    grad, top_k = torch.ops.aten.threshold_backward(grad, out, 0), _per_row(chosen, x)
-    if need_x:
-        weight = _stacked(weights, x.dtype)
-        grad_x = torch.bmm(weight.index_select(0, chosen).mT, grad).unflatten(0, (len(x), top_k)).sum(1)
-    if need_weights:
-        products = torch.bmm(grad, x.repeat_interleave(top_k, 0).mT).to(weights[0].dtype)
-        grad_weight = products.new_zeros(len(weights), *products.shape[1:]).index_add_(0, chosen, products)
-    return grad_x, grad_weight
-
-
-def _by_kernel(
-    grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
-) -> tuple[Tensor, Tensor]:
-    from gmsop.kernels import component_conv as kernel
-
-    grad_x, grad_weight, how = x.new_empty(0), weights[0].new_empty(0), product_precision()
-    if need_x:
-        weight = _stacked(weights, x.dtype)
-        grad_x = kernel.component_conv_backward_input(grad, out, weight, chosen, len(x), how)
-    if need_weights:
-        grad_weight = kernel.component_conv_backward_weight(grad, out, x, chosen, len(weights), how)
-    return grad_x, grad_weight.to(weights[0].dtype)
 
 
 @_backward.register_kernel("cpu")
@@ -209,38 +141,12 @@ def _(
     # Half precision would lose the sum over many pairs.
     wide = torch.promote_types(weights[0].dtype, torch.float32)
     sums = _by_layer([g.flatten(1).to(wide) for g in of_weights], len(outs)) if need_weights else []
-    top_k, seen = _per_row(chosen, x), set()
+    layers = _by_layer(weights, len(outs))
     with no_autocast(x):
-        numbers = chosen.tolist()
-        used = _used(numbers, weights, len(outs), x.dtype)
-        for pair, n in enumerate(numbers):
-            image, g = pair // top_k, grad[pair]
-            for layer in reversed(range(len(outs))):
-                g = torch.ops.aten.threshold_backward(g, outs[layer][pair], 0)
-                if need_weights:
-                    came_in = outs[layer - 1][pair] if layer else x[image]
-                    _add_product(sums[layer][n], g, came_in.mT, first=n not in seen)
-                if layer:
-                    g = torch.mm(used[layer][n].mT, g)
-            if need_x:
-                _add_product(grad_x[image], used[0][n].mT, g, first=pair % top_k == 0)
-            seen.add(n)
-    for own in sums:
-        for n in set(range(len(own))) - seen:
-            own[n].zero_()
+        backward_on_cpu(
+            grad, outs, x, layers, chosen.tolist(), grad_x if need_x else None, sums if need_weights else None
+        )
     return [grad_x, *(g.to(w.dtype).view(w.shape) for g, w in zip(chain(*sums), weights, strict=False))]
-
-
-def _add_product(out: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
-    """Add A B to `out`, which holds nothing yet if this is the `first`."""
-    if first and out.dtype == a.dtype:
-        torch.mm(a, b, out=out)
-    elif first:
-        out.copy_(torch.mm(a, b))
-    elif out.dtype == a.dtype:
-        out.addmm_(a, b)
-    else:
-        out += torch.mm(a, b)
 
 
 @_backward.register_fake
