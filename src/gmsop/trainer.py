@@ -37,7 +37,6 @@ def make_trainer(
     warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec, LeafSpec).*")
     # gmsop's own loader enters an epoch where the checkpoint left it.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")  # a skipped step, told by itself
     # On several processes: what is logged counts all of them already, and 1x1 weights have strides of no meaning.
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -58,7 +57,7 @@ def make_trainer(
             enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            deterministic=not torch.cuda.is_available(),
+            deterministic=_on_cpu(options.get("accelerator", "auto")),
             use_distributed_sampler=False,
             enable_checkpointing=any("Checkpoint" in type(c).__name__ for c in callbacks),
             **options,

@@ -30,6 +30,7 @@ from gmsop.training.totals import epoch_means
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
 
+STD = (0.25, 0.25, 0.25)
 EVERYONE = torch.stack([99.0 * torch.eye(4)[[i % 4, (i + 1) % 4]].sum(0) for i in (0, 1, 2, 3) * 2])
 ONE_RANK_STARVES = torch.tensor([[99.0, 99, 0, 0]] * 4 + [[0, 0, 99, 99.0]] * 4)
 ALL_STARVE = torch.tensor([[9.0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 0, 9], [9, 0, 0, 9]] * 2) - torch.tensor([0, 0, 99, 0])
@@ -68,7 +69,7 @@ class Step(torch.nn.Module):
         torch.nn.init.normal_(gate.weight)
         gate.noise_weight.requires_grad_(False)  # no noise in evaluation
         self.task = TrainingTask(model.double().eval(), Recipe(flip="none"))
-        self.task._trainer = SimpleNamespace(world_size=ranks)
+        self.task._trainer = SimpleNamespace(world_size=ranks, num_training_batches=1)
 
     def forward(self, images, labels):
         return self.task.training_step((images, labels), 0)
@@ -233,6 +234,36 @@ def test_another_number_of_processes_goes_on_and_says_so(two, small_set, tmp_pat
     run = train(SETTINGS, small_set, out, two / "previous.ckpt", progress=True)
     assert "on 1 process where there were 2: the same images" in capfd.readouterr().out
     assert run.result.images == 40
+
+
+def poisoned(rank: int, folder: str, set_path: str, port: int) -> None:
+    """A rank, as `torchrun` would start it, of which the second has a loss that is not finite in the third pass."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
+    os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
+    original = TrainingTask.training_step
+
+    def step(task, batch, index):
+        if (rank, index) == (1, 2):
+            task.model.pretrained_cfg["std"] = (float("nan"),) * 3
+        try:
+            return original(task, batch, index)
+        finally:
+            task.model.pretrained_cfg["std"] = STD
+
+    TrainingTask.training_step = step
+    settings = recipe(non_finite="skip", accumulate=2, batch_size=32, epochs=[1])
+    train(settings, set_path, f"{folder}/run", accelerator="cpu")
+
+
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(small_set, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    mp.spawn(poisoned, (str(tmp_path), str(small_set), port), nprocs=2)
+    metrics = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert metrics[0]["train/skipped_passes"] == 2  # one on each rank
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
 
 def test_a_batch_that_cannot_be_shared(small_set, tmp_path):

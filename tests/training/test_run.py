@@ -56,6 +56,12 @@ def test_the_same_seed_gives_the_same_weights(run, small_set, tmp_path):
     assert not same(weights(other.folder), weights(run.folder))
 
 
+def test_a_resident_set_trains_the_same(run, small_set, tmp_path):
+    resident = train(recipe(loader="resident"), small_set, tmp_path / "b")
+    assert same(weights(resident.folder), weights(run.folder))
+    assert resident.result == run.result
+
+
 def test_a_run_is_not_overwritten(run, small_set):
     with pytest.raises(ConfigError, match=r"already holds a run.*--resume"):
         train(recipe(), small_set, run.folder)

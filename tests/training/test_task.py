@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,6 +98,17 @@ def test_accumulated_passes_have_the_gradient_of_one(small_set):
         assert torch.allclose(one, two, rtol=1e-10, atol=1e-14)
 
 
+def test_the_last_step_of_an_epoch_is_divided_by_the_passes_it_has(small_set):
+    task = task_of(small_set, flip="none", accumulate=2, batch_size=8, balance_weight=0)
+    task.trainer = SimpleNamespace(world_size=1, num_training_batches=3, global_step=0)
+    images, labels = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8), torch.arange(4)
+    losses = []
+    for index in range(3):
+        torch.manual_seed(0)
+        losses.append(task.eval().training_step((images, labels), index).item())
+    assert losses == pytest.approx([losses[0], losses[0], 2 * losses[0]])
+
+
 def test_what_an_epoch_counts(small_set, tmp_path):
     metrics = read_metrics(train(recipe(model_args={"top_k": 1}), small_set, tmp_path / "x").folder / "metrics.csv")
     for row in metrics.values():
@@ -149,6 +161,30 @@ def test_a_step_that_is_not_finite_can_be_skipped(small_set, tmp_path, monkeypat
     assert [row.get("train/skipped_passes", 0) for row in metrics.values()] == [1, 0]
     assert all(value.isfinite().all() for value in weights(run.folder).values())
     assert math.isfinite(metrics[0]["train/loss"])
+
+
+@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+def test_a_skipped_pass_skips_the_whole_step(small_set, tmp_path, monkeypatch):
+    """Passes 0 and 1 are a step, 2 and 3, 4 and 5."""
+    poison(monkeypatch, lambda epoch, index: index == 3)
+    learnt = []
+
+    def keep(task, outputs, batch, index):
+        momenta = [state["momentum_buffer"] for state in task.optimizers().state.values()]
+        learnt.append([value.clone() for value in (*task.model.parameters(), *momenta)])
+
+    monkeypatch.setattr(TrainingTask, "on_train_batch_end", keep)
+    train(recipe(non_finite="skip", accumulate=2, epochs=[1]), small_set, tmp_path / "x")
+    assert same(dict(enumerate(learnt[1])), dict(enumerate(learnt[3])))
+    assert not same(dict(enumerate(learnt[3])), dict(enumerate(learnt[5])))
+
+
+@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+def test_an_epoch_of_skipped_steps_has_no_loss(small_set, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda epoch, index: epoch == 0)
+    run = train(recipe(non_finite="skip"), small_set, tmp_path / "x")
+    rows = read_metrics(run.folder / "metrics.csv")
+    assert [math.isnan(rows[epoch]["train/loss"]) for epoch in (0, 1)] == [True, False]
 
 
 @pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")

@@ -23,6 +23,9 @@ class ResidentLoader:
         drop_single: leave out a last batch of one image, of which BatchNorm can make no statistics.
     """
 
+    batch_sampler = None
+    """Lightning looks for one beside `sampler`."""
+
     def __init__(
         self,
         dataset: PackedDataset,

@@ -50,7 +50,8 @@ class EpochLines(Callback):
     def _place(trainer: pl.Trainer) -> float:
         """Epochs done, with a fraction."""
         progress = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return trainer.current_epoch + progress / max(1, trainer.num_training_batches)
+        within = progress < trainer.num_training_batches  # or what is resumed is the end of an epoch
+        return trainer.current_epoch + (progress / trainer.num_training_batches if within else 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:
         if not trainer.is_global_zero:

@@ -26,7 +26,7 @@ def rate_and_momentum(recipe: Recipe, epoch: int, step: int, steps_per_epoch: in
         return _one_cycle(place, total)
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if recipe.schedule == "cosine":
-        factor = _cosine(1.0, 0.0, max(0, place - warmup) / (total - warmup))
+        factor = _cosine(1.0, 0.0, max(0, place - warmup) / max(1, total - warmup))
     else:
         falls = sum(epoch >= end for end in list(accumulate(recipe.epochs_per_rate))[:-1])
         factor = recipe.lr_factor**falls

@@ -19,6 +19,7 @@ from gmsop.nn import GatedMixture, PooledClassifier
 from gmsop.ops import balance_loss
 from gmsop.recipe import Recipe
 from gmsop.training.augment import augment_pixels, mix, random_flip
+from gmsop.training.checkpoints import LAST
 from gmsop.training.console import warn
 from gmsop.training.non_finite import all_agree, first_non_finite
 from gmsop.training.schedule import rate_and_momentum
@@ -47,6 +48,7 @@ class TrainingTask(EvaluationTask):
         """Images per second of the epoch under way, over all ranks."""
         self._unwritten: dict[int, dict[str, float]] = {}
         self._skipped_in_a_row = 0
+        self._drop_step = False
         self._passes_here = 0
         self._started = time.perf_counter()
 
@@ -100,7 +102,7 @@ class TrainingTask(EvaluationTask):
         if self.recipe.non_finite == "skip":
             self._statistics = [buffer.clone() for buffer in self.model.buffers()]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | None:
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         recipe = self.recipe
         images, labels = batch
         inputs = random_flip(self.prepare(augment_pixels(images, recipe)), recipe.flip)
@@ -110,16 +112,27 @@ class TrainingTask(EvaluationTask):
         loss, balance = cross_entropy, None
         if routing is not None:
             balance = balance_loss(routing.dense, across_ranks=True)
-            step_images = len(labels) * self.trainer.world_size * recipe.accumulate
+            step_images = len(labels) * self.trainer.world_size * self._passes_of_step(index)
             loss = loss + recipe.balance_weight / step_images * balance
         self._passes_here += 1
         if not all_agree(loss.detach().isfinite()):
             self._not_finite(images, inputs, index)
-            return None
+            # Not None, which Lightning takes on one device only: no gradient, to which all ranks contribute.
+            return torch.stack([p.sum() * 0 for p in self.model.parameters() if p.requires_grad]).sum()
         self._skipped_in_a_row = 0
         with torch.no_grad():
             self.totals.update(cross_entropy, logits, labels, routing, balance)
-        return loss
+        return loss * (recipe.accumulate / self._passes_of_step(index))  # Lightning divides by `accumulate`
+
+    def _passes_of_step(self, index: int) -> int:
+        """How many passes the step of this one has: the last step of an epoch may have fewer."""
+        accumulate = self.recipe.accumulate
+        return int(min(accumulate, self.trainer.num_training_batches - index // accumulate * accumulate))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._drop_step:  # without gradients SGD leaves weights and momentum alone
+            optimizer.zero_grad(set_to_none=True)
+        self._drop_step = False
 
     def _not_finite(self, images: Tensor, inputs: Tensor, index: int) -> None:
         """Stop, saying all that is known; or pass over the step, if the recipe says so."""
@@ -130,6 +143,7 @@ class TrainingTask(EvaluationTask):
             for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
                 buffer.copy_(before)
             if self._skipped_in_a_row < MAX_SKIPPED:
+                self._drop_step = True
                 self.totals.skip()
                 warn(f"the loss is not finite in {where}: skipped")
                 return
@@ -137,10 +151,12 @@ class TrainingTask(EvaluationTask):
         loader: Any = self.trainer.train_dataloader
         size = loader.batch_size
         indices = loader.sampler.indices(self.current_epoch)[index * size : (index + 1) * size]
+        if self.recipe.flip == "both":
+            indices = [i % (loader.sampler.length // 2) for i in indices]
         layer = (
             first_non_finite(self.model, inputs) or "the loss itself, here or on another rank: all layers are finite"
         )
-        saved = self.folder and self.folder / "last.ckpt"
+        saved = self.folder and self.folder / LAST
         good = f"the last good checkpoint is {saved}" if saved and saved.exists() else "there is no checkpoint yet"
         raise TrainingError(
             f"the loss is not finite in {where}; it began in {layer}; the batch's images in the training set: "

@@ -1,5 +1,7 @@
 """Sums over an epoch's training images, over all ranks, that a run resumed in mid-epoch goes on with."""
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -83,7 +85,7 @@ class EpochTotals(Metric):
 def epoch_means(gathered: dict[str, Tensor]) -> dict[str, float]:
     """Means over all ranks by the names they have in `metrics.csv`; errors in percent, entropies in nats."""
     sums = {name: values.sum(0) for name, values in gathered.items()}
-    images, passes = max(1, int(sums["images"])), max(1, int(sums["passes"]))
+    images, passes = int(sums["images"]) or math.nan, int(sums["passes"]) or math.nan  # all may have been skipped
     values = {"train/loss": float(sums["loss"]) / images, "train/top1_error": 100 * int(sums["errors"]) / images}
     if int(sums["skipped"]):
         values["train/skipped_passes"] = float(sums["skipped"])
