@@ -32,6 +32,14 @@ def test_evaluation_counts(small_set):
     assert result.component_load is None
 
 
+def test_a_loss_that_is_not_finite_shows(small_set):
+    model, batches = gmsop.create_model("gap_tiny", 10), []
+    model.fc.register_forward_hook(
+        lambda _, args, out: out * (math.nan if batches.append(1) or len(batches) == 2 else 1)
+    )
+    assert not math.isfinite(evaluate(model, PackedDataset(small_set, "val"), batch_size=10).loss)
+
+
 def test_the_precision_is_the_one_asked_for(small_set):
     """Of the last layer's result; on a CPU Lightning itself knows no float16."""
     model, val, seen = gmsop.create_model("gm_sop_4_2_tiny", 10), PackedDataset(small_set, "val"), []

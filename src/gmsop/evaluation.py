@@ -73,7 +73,7 @@ class EvaluationTask(LightningModule):
         # Labels are checked where sets are opened; here a check would stop a GPU at every batch.
         self.confusion = MulticlassConfusionMatrix(max(2, classes), validate_args=False)
         self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False)
-        self.mean_loss = MeanMetric(nan_strategy="disable")  # or it would hide images without a finite loss
+        self.mean_loss = MeanMetric(nan_strategy=math.inf)  # or a loss that is NaN would not count
         pool = model.pool
         self.usage = GateUsage(classes, pool.gate.num_components) if isinstance(pool, GatedMixture) else None
 

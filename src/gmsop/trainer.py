@@ -73,9 +73,14 @@ def _on_cpu(accelerator: str) -> bool:
 def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
     """Processes per machine and machines: what `torchrun` says, if it has started this one."""
     here, everywhere = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("WORLD_SIZE")
-    if here and everywhere and "TORCHELASTIC_RUN_ID" in os.environ:
+    if here and everywhere and by_torchrun():
         return int(here), int(everywhere) // int(here)
     return devices, num_nodes
+
+
+def by_torchrun() -> bool:
+    """Whether `torchrun` has started this process; inside a Slurm job its numbers count, not Slurm's."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class _ProgressBar(TQDMProgressBar):

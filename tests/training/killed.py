@@ -85,6 +85,20 @@ def train_on_a_full_disk(recipe: Recipe, data: Path, out: Path) -> None:
     print("done", run.result.images)
 
 
+def train_in_a_group(words: list[str], number: int) -> None:
+    """The signal reaches all processes of the run, those that read images, too, as from a terminal or from Slurm."""
+    os.setsid()
+    original = TrainingTask.training_step
+
+    def step(task, batch, index):
+        if (task.current_epoch, index) == (1, 1):  # after a validation, which has processes of its own
+            os.killpg(0, number)
+        return original(task, batch, index)
+
+    TrainingTask.training_step = step
+    sys.exit(main(words))
+
+
 def train_as_a_slurm_job(environment: dict[str, str], words: list[str]) -> None:
     """Slurm says, in the first start's second step, that it will take the machine away."""
     os.environ.update(environment)

@@ -1,8 +1,11 @@
 """A run that was killed, wherever, and is gone on with ends exactly as one that never was."""
 
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from child import run_child
@@ -14,8 +17,11 @@ from gmsop.data import PackedDataset, PackedWriter
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.metrics import read_metrics
 from gmsop.recipe import Recipe
-from gmsop.training import train
+from gmsop.trainer import make_trainer
+from gmsop.training import TrainingTask, checkpoints, run, train
+from gmsop.training.checkpoints import find_checkpoint
 from gmsop.training.console import TrainingWarning
+from gmsop.training.resume import require_same_passes
 
 
 def run_and_kill(settings: Recipe, data: Path, out: Path, *moment: object) -> None:
@@ -126,6 +132,122 @@ def test_other_data_is_another_run(small_set, stopped, tmp_path):
             writer.add(*dataset[i % 90])
     with pytest.raises(ConfigError, match="the data another set than"):
         train(recipe(), tmp_path / "set", tmp_path / "x", stopped)
+
+
+def stop_at(monkeypatch, epoch):
+    start = TrainingTask.on_train_batch_start
+
+    def stop(task, batch, index):
+        if task.current_epoch == epoch:
+            raise RuntimeError("stopped")
+        start(task, batch, index)
+
+    monkeypatch.setattr(TrainingTask, "on_train_batch_start", stop)
+
+
+def judge_by(monkeypatch, errors):
+    """The epochs' top-1 errors are these."""
+    end = TrainingTask.on_validation_epoch_end
+
+    def judge(task):
+        end(task)
+        task.result = replace(task.result, top1_error=errors[task.current_epoch])
+
+    monkeypatch.setattr(TrainingTask, "on_validation_epoch_end", judge)
+
+
+def epoch_of(path: Path) -> int:
+    return read_training_checkpoint(path)["gmsop"]["epoch"]
+
+
+def test_a_run_that_goes_back_gives_up_what_lies_further_on(small_set, tmp_path, monkeypatch):
+    out, early = tmp_path / "run", tmp_path / "run" / "early.ckpt"
+    judge_by(monkeypatch, [50, 40, 30, 35, 45])
+    train(recipe(epochs=[3]), small_set, out)
+    shutil.copy(out / "previous.ckpt", early)
+    changed = recipe(epochs=[5], lr=0.01)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        stop_at(patch, 3)
+        judge_by(patch, [50, 40, 48])
+        train(changed, small_set, out, early, allow_changes=True)
+    assert epoch_of(out / "best.ckpt") == 3
+    assert "lr" in read_metrics(out / "metrics.csv")[2]
+    run = train(changed, small_set, out, out)  # by its own recipe now
+    assert [row["lr"] for _, row in sorted(read_metrics(out / "metrics.csv").items())] == [0.05, 0.05, 0.01, 0.01, 0.01]
+    assert (run.best_epoch, run.best_top1_error) == (4, 35)
+    assert epoch_of(out / "best.ckpt") == 4
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        stop_at(patch, 2)
+        train(changed, small_set, out, early, allow_changes=True)
+    assert epoch_of(find_checkpoint(out)) == 2
+
+
+@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+def test_the_best_epoch_is_one_that_could_be_written(small_set, tmp_path, monkeypatch):
+    judge_by(monkeypatch, [40, 10, 30, 20])
+    write = checkpoints._write
+
+    def full(checkpoint, path):
+        if checkpoint["gmsop"]["epoch"] == 2:
+            raise OSError(28, "No space left on device")
+        write(checkpoint, path)
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    run = train(recipe(epochs=[4]), small_set, tmp_path / "run")
+    assert (run.best_epoch, run.best_top1_error) == (4, 20)
+    assert epoch_of(run.folder / "best.ckpt") == 4
+    assert np.load(run.folder / "validation.npz")["epoch"] == 3  # counted from 0
+
+
+def test_a_requeued_job_goes_on_with_its_own_folder_whatever_it_was_told(small_set, stopped, tmp_path, monkeypatch):
+    settings, out = recipe(checkpoint_every=1), tmp_path / "x"
+    (out / ".last.ckpt.abc.part").parent.mkdir()
+    (out / ".last.ckpt.abc.part").write_text("half of one")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        stop_at(patch, 2)
+        train(recipe(checkpoint_every=1, epochs=[3]), small_set, out, stopped, allow_changes=True)
+    assert not list(out.glob(".*"))
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(settings, small_set, out, stopped)
+    for job in ("SLURM", "TORCHELASTIC"):
+        with monkeypatch.context() as patch, pytest.raises(ConfigError, match=f"{out}/last.ckpt: the run is complete"):
+            patch.setenv(f"{job}_RESTART_COUNT", "1")
+            train(settings, small_set, out, stopped, allow_changes=True)
+
+
+def test_an_epoch_of_another_number_of_batches_is_not_entered():
+    saved = {"gmsop": {"images": 60, "passes": 4, "world_size": 1}}
+    require_same_passes(saved, 4)
+    with pytest.raises(
+        ConfigError, match=r"of 4 batches per process; on this number of processes it has 3. Go on with 1"
+    ):
+        require_same_passes(saved, 3)
+    saved["gmsop"]["images"] = 0
+    require_same_passes(saved, 3)
+
+
+def test_averaging_is_not_switched_off(small_set, tmp_path):
+    train(recipe(epochs=[1], ema_decay=0.9), small_set, tmp_path / "run")
+    with pytest.raises(ConfigError, match="ema_decay can be changed, but not switched off"):
+        train(recipe(epochs=[2]), small_set, tmp_path / "x", tmp_path / "run", allow_changes=True)
+
+
+def test_inside_a_slurm_job_torchruns_numbers_count(small_set, tmp_path, monkeypatch):
+    def make(*args, **options):
+        seen.extend(options["plugins"])
+        return make_trainer(*args, **options)
+
+    seen: list[object] = []
+    monkeypatch.setattr(run, "make_trainer", make)
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0",
+             "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}  # fmt: skip
+    for i, more in enumerate(({}, {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",
+                                   "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0"})):  # fmt: skip
+        with monkeypatch.context() as patch:
+            for name, value in (slurm | more).items():
+                patch.setenv(name, value)
+            train(recipe(epochs=[1]), small_set, tmp_path / str(i), accelerator="cpu", devices=1)
+    assert [type(plugin).__name__ for plugin in seen] == ["CheckpointFiles", "SLURMEnvironment", "CheckpointFiles"]
 
 
 def test_another_models_checkpoint_is_not_resumed(small_set, stopped, tmp_path):

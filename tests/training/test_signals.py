@@ -7,7 +7,7 @@ import stat
 import pytest
 import yaml
 from child import run_child
-from killed import train_as_a_slurm_job
+from killed import train_as_a_slurm_job, train_in_a_group
 from tiny import recipe, same, weights
 
 from gmsop.checkpoint import read_training_checkpoint
@@ -83,6 +83,18 @@ def test_exit_status(small_set, tmp_path, monkeypatch, capsys, number, status):
     words = ["train", "--recipe", "demo/gap", "--data", small_set, "--out", tmp_path / "x", "--epochs", "2"]
     assert main([str(word) for word in words]) == status
     assert f"gmsop: interrupted: go on with: gmsop train --resume {tmp_path / 'x'}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not say who sent a signal")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_processes_that_read_images_outlive_a_signal(small_set, tmp_path, number, status):
+    words = ["train", "--recipe", "demo/gap", "--data", small_set, "--out", tmp_path / "x", "--epochs", "3",
+             "--batch_size", "30", "--num_workers", "2"]  # fmt: skip
+    found, text = run_child(tmp_path / "log", train_in_a_group, [str(word) for word in words], number)
+    assert found == status, text
+    assert text.count("saving a checkpoint after this step") == 1
+    saved = read_training_checkpoint(tmp_path / "x" / "last.ckpt")["gmsop"]
+    assert (saved["epoch"], saved["images"]) == (1, 60)
 
 
 def test_slurm_requeues_and_goes_on(small_set, tmp_path, whole):

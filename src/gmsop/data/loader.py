@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gmsop.data.live import FolderDataset
 from gmsop.data.packed import PackedDataset
-from gmsop.data.processes import START
+from gmsop.data.processes import START, outlive_signals
 from gmsop.data.resident import ResidentLoader, goes_resident
 from gmsop.data.sampler import EpochSampler, RankSampler
 
@@ -85,6 +85,7 @@ def train_loader(
         sampler=sampler,
         num_workers=num_workers,
         multiprocessing_context=START if num_workers else None,
+        worker_init_fn=outlive_signals,
         collate_fn=_to_tensors,
         pin_memory=torch.cuda.is_available(),
         drop_last=len(sampler) % batch_size == 1 and len(sampler) > 1,
@@ -116,6 +117,7 @@ def val_loader(
         sampler=sampler,
         num_workers=num_workers,
         multiprocessing_context=START if num_workers else None,
+        worker_init_fn=outlive_signals,
         collate_fn=_to_tensors,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -1,6 +1,7 @@
 """What a run folder says."""
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ class RunFolder:
 
     @property
     def best_epoch(self) -> int:
+        """The one whose weights were kept; in a folder that does not say, the one of the lowest error."""
+        if (kept := int(self.arrays.get("epoch", -1))) in self.metrics:
+            return kept
         return min(self.metrics, key=lambda epoch: (self.metrics[epoch]["val/top1_error"], epoch))
 
     @property
@@ -94,5 +98,5 @@ def _or_empty(read: Any, empty: Any) -> Any:
     """A page is made of what is there."""
     try:
         return read()
-    except (OSError, ValueError):
+    except (OSError, ValueError, zipfile.BadZipFile):
         return empty

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from gmsop.checkpoint import read_training_checkpoint
 from gmsop.errors import CheckpointError
 from gmsop.evaluation import Evaluation
-from gmsop.files import WriteError, writing
+from gmsop.files import WriteError, write_error, writing
 from gmsop.training.console import warn
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -37,6 +37,8 @@ class CheckpointWriter(Checkpoint):
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
         self.best_top1_error, self.best_epoch = math.inf, -1
+        self.saved_step = -1
+        """Of the optimiser, after which `last.ckpt` was written."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_top1_error": self.best_top1_error, "best_epoch": self.best_epoch}
@@ -45,7 +47,9 @@ class CheckpointWriter(Checkpoint):
         self.best_top1_error, self.best_epoch = state_dict["best_top1_error"], state_dict["best_epoch"]
 
     def on_train_start(self, trainer: pl.Trainer, task: Any) -> None:
-        if not (self.folder / BEST).exists():  # of a run that goes on in another folder
+        # In another folder than before there may be none; and one of later epochs, which a run that went back has
+        # given up, is not of this run.
+        if _epochs_of(self.folder / BEST) > trainer.current_epoch:
             self.best_top1_error, self.best_epoch = math.inf, -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:
@@ -60,22 +64,33 @@ class CheckpointWriter(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:
         result: Evaluation = task.result
+        before = self.state_dict()
         better = result.top1_error < self.best_top1_error
         if better:
             self.best_top1_error, self.best_epoch = result.top1_error, trainer.current_epoch
-            if trainer.is_global_zero:
-                _save_result(result, self.folder)
-        self.save_last(trainer, better)
+        written = self.save_last(trainer, better)
+        if better and trainer.is_global_zero:
+            if written:
+                _save_result(result, trainer.current_epoch, self.folder)
+            else:
+                self.load_state_dict(before)
 
-    def save_last(self, trainer: pl.Trainer, best: bool = False) -> None:
+    def save_last(self, trainer: pl.Trainer, best: bool = False) -> bool:
+        """Whether this process, if it is the one that writes, has written it."""
         trainer.save_checkpoint(self.folder / LAST, weights_only=False, storage_options={"best": best})
+        files: Any = trainer.strategy.checkpoint_io
+        self.saved_step = trainer.global_step if files.written else -1
+        return bool(files.written)
 
 
 class CheckpointFiles(TorchCheckpointIO):
     """Writes to a temporary file that takes the old one's place when it is safely on the disk."""
 
+    written = True
+    """Whether the last one could be written."""
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
+        path, self.written = Path(path), False
         try:
             with writing(path) as temporary:
                 _write(checkpoint, temporary)
@@ -83,6 +98,7 @@ class CheckpointFiles(TorchCheckpointIO):
                     _link(temporary, path.with_name(BEST))
                 if path.name == LAST and path.exists():
                     _link(path, path.with_name(PREVIOUS))
+            self.written = True
         except WriteError as error:  # must not be raised: it would leave the other ranks waiting
             warn(f"NO CHECKPOINT after step {checkpoint['global_step']}: {error}. Training goes on")
 
@@ -109,9 +125,9 @@ def _link(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def _save_result(result: Evaluation, folder: Path) -> None:
-    """`validation.npz`: the confusion matrix and the gate's use per class, of the best epoch."""
-    arrays = {"confusion": result.confusion.numpy()}
+def _save_result(result: Evaluation, epoch: int, folder: Path) -> None:
+    """`validation.npz`: the confusion matrix and the gate's use per class, of the best epoch, which it names."""
+    arrays = {"epoch": np.array(epoch), "confusion": result.confusion.numpy()}
     if result.usage is not None:
         arrays |= {"gate_weight": result.usage.weight.numpy(), "gate_chosen": result.usage.chosen.numpy()}
     try:
@@ -121,25 +137,58 @@ def _save_result(result: Evaluation, folder: Path) -> None:
         warn(str(error))
 
 
+def _epochs_of(path: Path) -> float:
+    """How many epochs were over at a checkpoint; infinite if it is not there or damaged."""
+    try:
+        return int(read_training_checkpoint(path)["gmsop"]["epoch"])
+    except CheckpointError:
+        return math.inf
+
+
+def go_on_from(path: Path, out: Path) -> None:
+    """Make `path` the last checkpoint of the run folder `out`, if it is one of the folder's own: a run that goes back
+    to it gives up what lies further on.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    if path.parent.resolve() != out.resolve() or path.name == LAST:
+        return
+    try:
+        _link(path, out / LAST)
+        if path.name != PREVIOUS:
+            (out / PREVIOUS).unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(out / LAST, error) from error
+
+
+def clear_away(out: Path) -> None:
+    """Remove the halves of checkpoints that a run killed while it wrote has left in `out`."""
+    for name in (LAST, PREVIOUS, BEST):
+        for path in (*out.glob(f".{name}.*.part"), out / f".{name}.part"):
+            path.unlink(missing_ok=True)
+
+
 def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint of a run folder that is furthest on and whole. Damaged ones are warned about.
+    """The newest whole checkpoint of a run folder: the last, or else what is furthest on of the one before and the
+    best. Damaged ones are warned about.
 
     Raises:
         CheckpointError: there is none.
     """
-    found: list[tuple[int, int, Path]] = []
+    found: list[tuple[bool, int, int, Path]] = []
     damaged: list[str] = []
     for path in (folder / name for name in (LAST, PREVIOUS, BEST)):
         if not path.exists():
             continue
         try:
             place = read_whole(path)["gmsop"]
-            found.append((place["epoch"], place["images"], path))
+            found.append((path.name == LAST, place["epoch"], place["images"], path))
         except CheckpointError as error:
             damaged.append(str(error))
     if not found:
         raise CheckpointError("; ".join(damaged) or f"{folder}: no checkpoint to go on from")
-    *_, path = max(found, key=lambda entry: entry[:2])
+    *_, path = max(found, key=lambda entry: entry[:3])
     for text in damaged:
         warn(f"{text}. Going on from {path}")
     return path

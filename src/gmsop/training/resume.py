@@ -50,6 +50,8 @@ def open_checkpoint(
         )
     if saved["images"] and (fixed := [key for key in changed if key in PER_EPOCH]):
         raise ConfigError(f"{path} is from within an epoch, where {', '.join(fixed)} cannot change ({listed})")
+    if before.get("ema_decay") and not recipe.ema_decay:
+        raise ConfigError(f"{path}: ema_decay can be changed, but not switched off: the run has two sets of weights")
     if saved["epoch"] >= recipe.total_epochs:
         raise ConfigError(f"{path}: the run is complete, all {recipe.total_epochs} epochs are done")
     return path, checkpoint
@@ -74,6 +76,21 @@ def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:
         if (source / name).exists() and not (out / name).exists():
             with writing(out / name) as temporary:
                 shutil.copyfile(source / name, temporary)
+
+
+def require_same_passes(checkpoint: dict[str, Any], passes: int) -> None:
+    """Refuse to enter an epoch that has another number of passes, or batches, than where it began: on another number of
+    processes another few images may be left over.
+
+    Raises:
+        ConfigError: it has.
+    """
+    saved = checkpoint["gmsop"]
+    if saved["images"] and saved.get("passes", passes) != passes:
+        raise ConfigError(
+            f"the checkpoint is from within an epoch of {saved['passes']} batches per process; on this number of "
+            f"processes it has {passes}. Go on with {saved['world_size']}, or from a checkpoint between epochs"
+        )
 
 
 def fingerprint(dataset: PackedDataset) -> str:

@@ -20,13 +20,13 @@ from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation import Evaluation, require_fit, require_share
 from gmsop.files import WriteError, writing
 from gmsop.recipe import Recipe
-from gmsop.trainer import make_trainer
-from gmsop.training.checkpoints import BEST, LAST, CheckpointFiles, CheckpointWriter
+from gmsop.trainer import by_torchrun, make_trainer
+from gmsop.training.checkpoints import BEST, LAST, CheckpointFiles, CheckpointWriter, clear_away, go_on_from
 from gmsop.training.console import EpochLines, is_first_process
 from gmsop.training.environment import note_start
 from gmsop.training.loggers import make_loggers
 from gmsop.training.model import fresh_model
-from gmsop.training.resume import fingerprint, open_checkpoint, take_along, where
+from gmsop.training.resume import fingerprint, open_checkpoint, require_same_passes, take_along, where
 from gmsop.training.signals import Interrupted, Signals, Stop
 from gmsop.training.task import TrainingTask
 
@@ -87,10 +87,10 @@ def train(
     """
     recipe.check()
     out = Path(out)
-    if resume is None and _requeued() and (out / LAST).exists():
+    if _started_again() and (out / LAST).exists():
         resume = out
     first = is_first_process()
-    if resume is None and first:
+    if first and (resume is None or out.resolve() not in (Path(resume).resolve(), Path(resume).parent.resolve())):
         _require_free(out)
     train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
     _require_trainable(train_set, recipe)
@@ -117,7 +117,7 @@ def train(
         devices=devices,
         num_nodes=num_nodes,
         accelerator=accelerator,
-        plugins=[CheckpointFiles(), *([slurm] if slurm else [])],
+        plugins=[CheckpointFiles(), *([slurm] if slurm and not by_torchrun() else [])],
         logger=make_loggers(out, recipe, wandb, checkpoint["global_step"] if checkpoint else 0),
         log_every_n_steps=50,
     )
@@ -135,14 +135,17 @@ def train(
     )
     judge = val_loader(val_set, share, recipe.num_workers, ranks, rank, recipe.loader, device)
     if checkpoint is not None:
+        require_same_passes(checkpoint, len(loader))
         order: Any = loader.sampler
         order.enter(checkpoint["gmsop"]["epoch"], checkpoint["gmsop"]["images"] // ranks)
         if progress and first:
             print(where(checkpoint, ranks), flush=True)
     if first:
         _save_recipe(recipe, out)
+        clear_away(out)
         if checkpoint is not None and path is not None:
             take_along(path, checkpoint, out)
+            go_on_from(path, out)
         resumed = checkpoint and {"step": checkpoint["global_step"], "checkpoint": str(path)}
         note_start(out / "environment.json", data=str(Path(data).resolve()), processes=ranks, resumed=resumed)
     started = time.perf_counter()
@@ -175,9 +178,9 @@ def _hint(out: Path) -> str:
     return f"go on with: gmsop train --resume {out}" if (out / LAST).exists() else "there is no checkpoint yet"
 
 
-def _requeued() -> bool:
-    """Whether Slurm has started this job before."""
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+def _started_again() -> bool:
+    """Whether Slurm has started this job, or torchrun this process, before."""
+    return any(int(os.environ.get(f"{who}_RESTART_COUNT") or 0) > 0 for who in ("SLURM", "TORCHELASTIC"))
 
 
 def _require_free(out: Path) -> None:

@@ -67,13 +67,15 @@ class Signals(Checkpoint):  # so that Lightning calls it after the callback that
 
     def _act(self, trainer: pl.Trainer, saved: bool) -> None:
         number = self.received
-        if trainer.world_size > 1:  # the launcher may have told one rank alone
-            here = torch.tensor(number, device=trainer.strategy.root_device)
+        if trainer.world_size > 1:  # the launcher may have told one rank alone, or each something else
+            urgent = bool(number) and number == self.requeue
+            here = torch.tensor([number, urgent], device=trainer.strategy.root_device)
             torch.distributed.all_reduce(here, torch.distributed.ReduceOp.MAX)
-            number = int(here)
+            number, urgent = here.tolist()
+            number = self.requeue if urgent and self.requeue else number
         if not number:
             return
-        if not saved:
+        if not saved and self.writer.saved_step != trainer.global_step:  # or the one before would be the same
             self.writer.save_last(trainer)
         if number == self.requeue and trainer.is_global_zero:
             requeue()

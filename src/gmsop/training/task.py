@@ -229,6 +229,7 @@ class TrainingTask(EvaluationTask):
             "recipe": recipe.to_dict(),
             "epoch": epochs.processed,
             "images": 0 if over else batches.processed * (recipe.batch_size // recipe.accumulate),
+            "passes": self.trainer.num_training_batches,
             "world_size": self.trainer.world_size,
             "data": self.data,
             "totals": self.totals.gather(),
