@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import gmsop
 from gmsop.checkpoint import describe, load_model, load_state, save_model
-from gmsop.errors import CheckpointError
+from gmsop.errors import CheckpointError, ConfigError
 
 
 def test_round_trip(tmp_path):
@@ -23,6 +23,45 @@ def test_round_trip(tmp_path):
     assert not again.training
     assert (tmp_path / "m.safetensors").stat().st_mode & 0o777 == 0o644
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, torch.float32), (5, torch.float64), (3, torch.float16)])
+def test_other_channels_and_precisions(tmp_path, channels, dtype):
+    model = gmsop.create_model("gap_tiny", 6, in_chans=channels).to(dtype)
+    save_model(model, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert len(again.pretrained_cfg["mean"]) == again.pretrained_cfg["input_size"][0] == channels
+    assert {name: value.dtype for name, value in again.state_dict().items()} == {
+        name: value.dtype for name, value in model.state_dict().items()
+    }
+
+
+def test_a_new_classifier_forgets_the_names_of_the_classes_before(tmp_path):
+    model = gmsop.create_model("gap_tiny", 3)
+    model.pretrained_cfg["label_names"] = list("abc")
+    for classes in (7, 3):
+        model.reset_classifier(classes)
+        save_model(model, tmp_path / "m.safetensors")
+        again = load_model(tmp_path / "m.safetensors")
+        assert (again.num_classes, again.pretrained_cfg.get("label_names")) == (classes, None)
+
+
+def test_a_compiled_model_is_saved_as_what_it_is(tmp_path):
+    model = gmsop.create_model("gap_tiny", 3)
+    save_model(torch.compile(model), tmp_path / "m.safetensors")
+    assert load_model(tmp_path / "m.safetensors").state_dict().keys() == model.state_dict().keys()
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    with pytest.raises(ConfigError, match=r"takes a model of gmsop\.create_model, got a Linear"):
+        save_model(torch.nn.Linear(2, 2), tmp_path / "m.safetensors")
+    model = gmsop.create_model("gap_tiny", 3)
+    model.pretrained_cfg["label_names"] = ["a"]
+    with pytest.raises(ConfigError, match="label_names must be 3 names"):
+        save_model(model, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=r"a folder; name the file in it, such as .*model\.safetensors"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 500, -1])

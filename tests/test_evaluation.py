@@ -57,6 +57,13 @@ def test_evaluation_refuses_what_does_not_fit(small_set):
         evaluate(gmsop.create_model("gap_tiny", 3), val)
     with pytest.raises(DataError, match="takes 1 channels"):
         evaluate(gmsop.create_model("gap_tiny", 10, in_chans=1), val)
+    model = gmsop.create_model("gap_tiny", 10)
+    model.pretrained_cfg["label_names"] = [*val.class_names[:8], val.class_names[9], val.class_names[8]]
+    with pytest.raises(DataError, match="has a class 'River' where the model knows 'SeaLake'"):
+        evaluate(model, val)
+    for wrong in ({"batch_size": 0}, {"num_workers": -1}, {"precision": "16-true"}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            evaluate(gmsop.create_model("gap_tiny", 10), val, **wrong)
     with pytest.raises(ConfigError, match="batch_size"):
         evaluate(gmsop.create_model("gap_tiny", 10), val, batch_size=0)
 

@@ -52,6 +52,9 @@ def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str |
     except (KeyError, TypeError, ValueError, AttributeError, GmsopError) as error:
         raise CheckpointError(f"{source}: the description of the model is not one of gmsop's ({error})") from error
     model.pretrained_cfg.update(extra, num_classes=model.num_classes)
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(dtypes) == 1:  # a model saved in another precision is one
+        model.to(dtypes.pop())
     load_state(model, state, source)
     return model.eval()
 
@@ -95,9 +98,17 @@ def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | 
 def save_model(model: PooledClassifier, path: str | Path) -> None:
     """Write weights and description to `path` (safetensors). A file that stood there is replaced whole or not at all.
 
+    Args:
+        model: one of gmsop's, compiled or not.
+
     Raises:
+        ConfigError: another model, or one that could not be loaded again.
         WriteError: no space, no permission.
     """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if not isinstance(model, PooledClassifier) or "architecture" not in model.pretrained_cfg:
+        raise ConfigError(f"save_model takes a model of gmsop.create_model, got a {type(model).__name__}")
+    _check_input(describe(model))
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with writing(path) as temporary:
         try:
@@ -112,10 +123,15 @@ def load_model(path: str | Path, averaged: bool = True) -> PooledClassifier:
     Args:
         averaged: of a checkpoint that holds an average of the weights, too, take that.
 
+    Returns:
+        In the dtype it was saved in.
+
     Raises:
         CheckpointError: the file is missing, truncated, or no model of gmsop's.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; name the file in it, such as {path / 'model.safetensors'}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:

@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from gmsop.data import FolderDataset, PackedDataset, val_loader
 from gmsop.errors import ConfigError, DataError
 from gmsop.nn import GatedMixture, PooledClassifier
+from gmsop.recipe import PRECISIONS
 from gmsop.trainer import make_trainer
 from gmsop.usage import GateUsage, Usage
 
@@ -135,7 +135,8 @@ def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset)
     """Refuse a set the model cannot be judged on.
 
     Raises:
-        DataError: another number of classes, colour images for a model of other channels, or no images.
+        DataError: another number of classes, other names of them, colour images for a model of other channels, or no
+            images.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.path}: the split {dataset.split!r} has no images")
@@ -145,6 +146,10 @@ def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset)
         raise DataError(
             f"{dataset.path} has {len(dataset.class_names)} classes, the model tells {model.num_classes} apart"
         )
+    known = model.pretrained_cfg.get("label_names")
+    if known and known != dataset.class_names:
+        ours, theirs = next((a, b) for a, b in zip(known, dataset.class_names, strict=True) if a != b)
+        raise DataError(f"{dataset.path} has a class {theirs!r} where the model knows {ours!r}: its classes are others")
     if model.init_args.get("in_chans", 3) != 3:
         raise DataError(f"{dataset.path} holds RGB images, the model takes {model.init_args['in_chans']} channels")
 
@@ -154,7 +159,7 @@ def evaluate(
     dataset: PackedDataset | FolderDataset,
     batch_size: int = 256,
     num_workers: int = 0,
-    precision: Any = "32-true",
+    precision: str = "32-true",
     progress: bool = False,
     devices: int | str = 1,
 ) -> Evaluation:
@@ -162,15 +167,18 @@ def evaluate(
 
     Args:
         batch_size: images at a time on each device.
+        precision: one of `PRECISIONS`, as Lightning's Trainer names them.
         devices: how many of them share the images; "auto": all there are.
 
     Raises:
         DataError: see `require_fit`.
-        ConfigError: the model has no classifier.
+        ConfigError: the model has no classifier; a batch size, number of processes or precision that cannot be.
     """
     require_fit(model, dataset)
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size < 1 or num_workers < 0:
+        raise ConfigError(f"batch_size {batch_size} and num_workers {num_workers}: must be at least 1 and 0")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     task = EvaluationTask(model)
     trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
     require_share(dataset, trainer.world_size)

@@ -80,7 +80,13 @@ def _build(
             f"no weights are hosted for {name}. Convert the authors' file with `gmsop convert NET.mat "
             "OUT.safetensors`, or train with `gmsop train`"
         )
-    return build_model_with_cfg(assemble, name, pretrained, backbone=backbone, head=head, defaults=defaults, **kwargs)
+    model = build_model_with_cfg(assemble, name, pretrained, backbone=backbone, head=head, defaults=defaults, **kwargs)
+    channels = model.init_args.get("in_chans", 3)
+    if channels != len(model.pretrained_cfg["mean"]):  # as timm prepares images of one channel
+        cfg = model.pretrained_cfg
+        cfg.update({key: (sum(cfg[key]) / len(cfg[key]),) * channels for key in ("mean", "std")})
+        cfg["input_size"] = (channels, *cfg["input_size"][1:])
+    return model
 
 
 # ResNet-18 for small images: four stages of two basic blocks, 16 to 128 channels.

@@ -29,7 +29,7 @@ def predict(model: PooledClassifier, path: str | Path, top: int = 5) -> Predicti
         raise ConfigError("predict needs a model with a classifier that takes RGB images")
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: " + ("a folder, not an image" if path.is_dir() else "no such file"))
     filter_name = cfg["interpolation"] if cfg["interpolation"] in FILTERS else "box"
     try:
         image = torch.tensor(decode_rgb(path, cfg["input_size"][1], filter_name))
@@ -37,7 +37,8 @@ def predict(model: PooledClassifier, path: str | Path, top: int = 5) -> Predicti
         raise DataError(f"{path}: {error}") from error
     pixels = (image.float() / 255 - torch.tensor(cfg["mean"])) / torch.tensor(cfg["std"])
     with torch.inference_mode():
-        logits, routing = model.eval()(pixels.permute(2, 0, 1)[None], return_routing=True)
+        images = pixels.permute(2, 0, 1)[None].to(next(model.parameters()).dtype)
+        logits, routing = model.eval()(images, return_routing=True)
     probabilities = logits[0].float().softmax(0)
     best = probabilities.topk(min(top, model.num_classes))
     names = cfg.get("label_names") or [str(i) for i in range(model.num_classes)]

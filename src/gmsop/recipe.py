@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11
 
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+PRECISIONS = get_args(Precision)
+
+
 @dataclass
 class Recipe:
     """How a model is trained.
@@ -97,7 +101,7 @@ class Recipe:
     bn_momentum: float = 0.3
     sync_batchnorm: bool = False
     ema_decay: float = 0.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    precision: Precision = "32-true"
     channels_last: bool = False
     compile: bool = False
     non_finite: Literal["stop", "skip"] = "stop"

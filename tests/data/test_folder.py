@@ -1,11 +1,13 @@
 import io
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gmsop.data import PackedDataset, pack_folder
+from gmsop.data.folder import image_classes
 from gmsop.data.images import decode_rgb
 from gmsop.errors import ConfigError, DataError
 
@@ -135,6 +137,29 @@ def test_every_kind_of_image_becomes_rgb(image, kind, expected):
     assert out.shape == (4, 4, 3)
     assert out.dtype == np.uint8
     assert tuple(out[1, 2]) == expected
+
+
+def test_32_bits_a_pixel_are_refused():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 200, np.int32)).save(buffer, "TIFF")
+    with pytest.raises(DataError, match="32 bits a pixel"):
+        decode_rgb(buffer.getvalue(), 4)
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    """As torchvision does; one that leads back up is not entered."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "photos" / "b").mkdir(parents=True)
+    for file in ("photos/b/0.png", "elsewhere/1.png", "elsewhere/2.png"):
+        coloured(3).save(tmp_path / file)
+    (tmp_path / "photos" / "b" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "photos")
+    files = image_classes(tmp_path / "photos")
+    assert [str(Path(f).relative_to(tmp_path / "photos")) for f in files["b"]] == [
+        "b/0.png",
+        "b/more/1.png",
+        "b/more/2.png",
+    ]
 
 
 def test_box_filter_averages_whole_blocks():

@@ -218,3 +218,31 @@ def test_a_whole_model_exports_for_any_batch(name):
     for count in (1, 5):
         images = torch.randn(count, 3, 32, 32)
         assert relative_error(program.module()(images), model(images)) < 1e-5
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_trace_takes_any_batch_and_can_be_trained(grad, monkeypatch):
+    monkeypatch.setattr(gmsop.nn.bank, "REUSED_BYTES", 1 << 12)  # images go one by one where no gradient is wanted
+    head = GatedMixture.second_order(8, 4, 2, hidden_dim=8, reduced_dim=6, gate_dims=(8, 6)).eval()
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(head, torch.randn(2, 8, 5, 5))
+    x = torch.randn(7, 8, 5, 5)
+    assert relative_error(traced(x), head(x)) < 1e-6
+    gradients = [torch.autograd.grad(f(x).square().sum(), head.components[0].conv1.weight) for f in (head, traced)]
+    assert relative_error(*gradients[0], *gradients[1]) < 1e-6
+
+
+def test_weights_that_are_plain_attributes():
+    """As `DataParallel`'s replicas have them, and FSDP where it flattens parameters."""
+    head = GatedMixture.second_order(8, 4, 2, hidden_dim=8, reduced_dim=6, gate_dims=(8, 6)).eval()
+    x = torch.randn(2, 8, 5, 5)
+    expected = head(x)
+    for component in head.components:
+        for conv in (component.conv1, component.conv2):
+            weight = conv.weight.detach()
+            del conv._parameters["weight"], conv._parameters["bias"]
+            conv.weight, conv.bias = weight, None
+    assert torch.equal(head(x), expected)
+    head.components[0].conv1.bias = torch.ones(8)
+    assert not torch.equal(head(x), expected)

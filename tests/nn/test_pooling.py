@@ -75,3 +75,14 @@ def test_he_initialisation():
     component = ParametricSOP(128, 256, 128)
     assert component.conv1.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.02)
     assert component.conv2.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.02)
+
+
+def test_features_of_other_channels_than_announced_are_refused():
+    with pytest.raises(ConfigError, match=r"expected features \(B, 5, H, W\), got shape \(2, 3, 4, 4\)"):
+        ISqrtCovPool(5)(torch.randn(2, 3, 4, 4))
+
+
+def test_symbolic_tracing_takes_the_pooling_as_one_operation():
+    pool = ISqrtCovPool(5, reduced_dim=3).eval()
+    x = torch.randn(2, 5, 4, 4)
+    assert torch.equal(torch.fx.symbolic_trace(pool)(x), pool(x))

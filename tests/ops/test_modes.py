@@ -72,10 +72,12 @@ def test_the_gate_compiles_without_a_graph_break():
     assert relative_error(torch.compile(gate, fullgraph=True, backend="aot_eager")(*inputs), gate(*inputs)) < 1e-6
 
 
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_compiled_head_keeps_the_operators_and_an_exported_one_shows_their_parts(strict):
+def test_a_compiled_head_keeps_the_operators_and_an_exported_one_shows_their_parts(strict, ties):
     head = GatedMixture.second_order(8, 4, 2, hidden_dim=8, reduced_dim=6, gate_dims=(8, 6)).eval()
-    torch.nn.init.normal_(head.gate.weight)  # scores without ties, which exported code breaks as its runtime does
+    if not ties:
+        torch.nn.init.normal_(head.gate.weight)
     x = torch.randn(2, 8, 5, 5)
     graphs: list[torch.fx.GraphModule] = []
 
@@ -89,3 +91,17 @@ def test_a_compiled_head_keeps_the_operators_and_an_exported_one_shows_their_par
         used = {str(node.target) for node in graph.nodes if "gmsop" in str(node.target)}
         assert {name for name in ("second_order_pool", "component_conv") if any(name in u for u in used)} == expected
     assert relative_error(exported.module()(x), head(x)) < 1e-5
+
+
+def test_forward_mode_is_right_or_refused():
+    """A custom operator would give no tangent, and not say so."""
+    x, direction = torch.randn(2, 3, 4, 4, dtype=torch.double), torch.randn(2, 3, 4, 4, dtype=torch.double)
+    mixture = GatedMixture.first_order(3, 4, 2, 5, (4,)).double().eval()
+    torch.nn.init.normal_(mixture.gate.weight)
+    _, tangent = torch.func.jvp(mixture, (x,), (direction,))
+    step = 1e-6 * direction
+    assert relative_error(tangent, (mixture(x + step) - mixture(x - step)) / 2e-6) < 1e-6
+    with pytest.raises(NotImplementedError, match="forward mode AD"):
+        torch.func.jvp(ops.second_order_pool, (x,), (direction,))
+    with torch.autograd.forward_ad.dual_level():  # of what is no dual number all is as ever
+        assert torch.equal(ops.second_order_pool(x), ops.second_order_pool(x.clone()))

@@ -14,10 +14,11 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def print_result(result: Any) -> None:
     """The errors of an `Evaluation`, and what its gate did."""
-    low, high = result.top1_interval
+    (low, high), (low5, high5) = result.top1_interval, result.top5_interval
     out.print(
         f"top-1 error {result.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f}), "
-        f"top-5 error {result.top5_error:.2f} %, cross-entropy {result.loss:.4f}, {result.images:,} images"
+        f"top-5 error {result.top5_error:.2f} % ({low5:.2f} to {high5:.2f}), "
+        f"cross-entropy {result.loss:.4f}, {result.images:,} images"
     )
     if result.usage is not None:
         shares = " ".join(f"{100 * share:.1f}" for share in result.usage.load)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.console import device_count, out, print_result
+from gmsop.cli.console import device_count, err, out, print_result
 
 if TYPE_CHECKING:
     from gmsop.data import FolderDataset, PackedDataset
@@ -63,8 +63,12 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
     from gmsop.data.images import FILTERS
 
     path = Path(args.data or sample_path(progress=True))
-    if not path.is_dir() or (path / "meta.json").exists():
-        return PackedDataset(path, args.split)
     cfg: dict[str, Any] = model.pretrained_cfg
+    if not path.is_dir() or (path / "meta.json").exists():
+        packed = PackedDataset(path, args.split)
+        if packed.image_size != cfg["input_size"][1]:
+            size = f"the images have {packed.image_size} pixels, the model is for {cfg['input_size'][1]}"
+            err.print(f"gmsop: warning: {size}: a packed set is not resized", markup=False, style="bold red")
+        return packed
     filter_name = cfg["interpolation"] if cfg.get("interpolation") in FILTERS else "box"
     return FolderDataset(path, args.split, cfg["input_size"][1], cfg.get("label_names"), filter_name)

@@ -87,7 +87,7 @@ def image_classes(folder: Path, strict: bool = False, progress: bool = False) ->
             if child.is_dir() and not child.name.startswith("."):
                 files = [
                     f"{inner}{os.sep}{name}"
-                    for inner, _, names in sorted(os.walk(child, onerror=_refuse, followlinks=False))
+                    for inner, names in sorted(_walk(child))
                     for name in sorted(names)
                     if Path(name).suffix.lower() in EXTENSIONS
                 ]
@@ -99,6 +99,15 @@ def image_classes(folder: Path, strict: bool = False, progress: bool = False) ->
         kinds = " ".join(sorted(EXTENSIONS))
         raise DataError(f"{folder}: no image ({kinds}) in {', '.join(empty[:10])}; remove what is no class")
     return found
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below, through links as torchvision goes, with the names of its files; none within itself."""
+    for inner, children, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        links = {child for child in children if Path(inner, child).is_symlink()}
+        above = {path.resolve() for path in (Path(inner), *Path(inner).parents)} if links else set()
+        children[:] = [c for c in children if c not in links or Path(inner, c).resolve() not in above]
+        yield inner, names
 
 
 def _numbered(files: Files, names: list[str]) -> Iterator[tuple[str, int]]:

@@ -54,6 +54,8 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise DataError("floating-point pixels, of which the range is not known")
+    if image.mode == "I" and image.format == "TIFF":  # in other formats it is how older versions of Pillow hold 16 bits
+        raise DataError("32 bits a pixel, of which the range is not known")
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips at 255
         high = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")

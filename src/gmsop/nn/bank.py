@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gmsop.nn.pooling import ISqrtCovPool, ParametricGAP, ParametricSOP
 from gmsop.ops import component_conv, second_order_pool
+from gmsop.ops.exporting import is_tracing
 
 
 class UniformBank(NamedTuple):
@@ -53,7 +54,7 @@ def _mean(rows: Tensor) -> Tensor:
 
 def _parts(x: Tensor, channels: int) -> list[slice]:
     """The batch; on a CPU, where no gradient wants them together, parts whose `channels` fit into `REUSED_BYTES`."""
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing():
         return [slice(None)]
     size = max(1, REUSED_BYTES // max(1, channels * x.shape[2:].numel() * x.element_size()))
     return [slice(start, start + size) for start in range(0, max(1, len(x)), size)]
@@ -80,14 +81,19 @@ def _weights_and_iterations(component: nn.Module) -> tuple[list[Tensor], int | N
         return None
     if not all(map(_is_product, convs)) or any(map(_is_hooked, [component, *convs, *others])):
         return None
-    return [conv._parameters["weight"] for conv in convs], num_iters
+    return [_parameter(conv, "weight") for conv in convs], num_iters
+
+
+def _parameter(conv: nn.Module, name: str) -> Any:
+    """What wraps a module for several devices may keep its parameters elsewhere, and leave plain attributes."""
+    return conv._parameters[name] if name in conv._parameters else getattr(conv, name)
 
 
 def _is_product(conv: Any) -> bool:
     """Whether it is a convolution that only multiplies by one matrix."""
     if type(conv) is not nn.Conv2d:
         return False
-    return (conv._parameters["bias"], conv.kernel_size, conv.stride, conv.padding, conv.groups) == _PRODUCT
+    return (_parameter(conv, "bias"), conv.kernel_size, conv.stride, conv.padding, conv.groups) == _PRODUCT
 
 
 _PRODUCT = (None, (1, 1), (1, 1), (0, 0), 1)

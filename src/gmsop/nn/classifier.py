@@ -51,6 +51,7 @@ class PooledClassifier(nn.Module):
         if num_classes < 0:
             raise ConfigError(f"num_classes must not be negative, got {num_classes}")
         self.num_classes = num_classes
+        self.pretrained_cfg.pop("label_names", None)  # of the classes before
         self.fc: nn.Module = nn.Identity()
         if num_classes:
             like = next(self.backbone.parameters())

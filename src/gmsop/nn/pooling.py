@@ -1,11 +1,15 @@
 """Pooling layers: a feature map (B, C, H, W) to one vector per image. Parametric ones are mixture components too."""
 
+import torch.fx
 from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
 from gmsop.nn.init import he_normal_
 from gmsop.ops import second_order_pool, triu_size
 from gmsop.ops.precision import like_input
+
+for _function in ("second_order_pool", "like_input", "_require_channels"):
+    torch.fx.wrap(_function)  # symbolic tracing takes it as one operation
 
 
 class GlobalAvgPool(nn.Module):
@@ -32,6 +36,9 @@ class ISqrtCovPool(nn.Module):
         in_channels: C; only needed with `reduced_dim`, and to know `out_features` beforehand.
         reduced_dim: first a 1x1 convolution to D channels with BatchNorm and ReLU. None: D = C.
         num_iters: Newton-Schulz iterations.
+
+    Raises:
+        ConfigError: in `forward`, features of other than `in_channels` channels.
     """
 
     def __init__(self, in_channels: int | None = None, reduced_dim: int | None = None, num_iters: int = 3) -> None:
@@ -43,16 +50,23 @@ class ISqrtCovPool(nn.Module):
             conv = nn.Conv2d(in_channels, reduced_dim, 1, bias=False)
             he_normal_(conv.weight)
             self.reduce = nn.Sequential(conv, nn.BatchNorm2d(reduced_dim), nn.ReLU(inplace=True))
+        self.in_channels = in_channels
         dim = in_channels if reduced_dim is None else reduced_dim
         self.out_features = None if dim is None else triu_size(dim)
         self.num_iters = num_iters
 
     def forward(self, x: Tensor) -> Tensor:
+        _require_channels(x, self.in_channels)
         x = self.reduce(x)
         return like_input(second_order_pool(x, self.num_iters), x)
 
     def extra_repr(self) -> str:
         return f"num_iters={self.num_iters}"
+
+
+def _require_channels(x: Tensor, channels: int | None) -> None:
+    if channels is not None and (x.dim() < 3 or x.shape[1] != channels):
+        raise ConfigError(f"ISqrtCovPool: expected features (B, {channels}, H, W), got shape {tuple(x.shape)}")
 
 
 class ParametricSOP(nn.Module):

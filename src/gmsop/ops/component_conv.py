@@ -15,7 +15,7 @@ from gmsop.errors import ConfigError
 from gmsop.ops.component_conv_cpu import backward_on_cpu, forward_on_cpu
 from gmsop.ops.component_conv_layers import layer_backward, layer_forward, stacked
 from gmsop.ops.direct import is_plain_inference
-from gmsop.ops.exporting import is_exporting
+from gmsop.ops.exporting import is_tracing, shows_its_parts
 from gmsop.ops.precision import no_autocast
 
 
@@ -44,13 +44,14 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
     _require_fitting(x, layers, chosen)
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if is_exporting():
+    flat = [w for weights in layers for w in weights]
+    if shows_its_parts(x, *flat):
         x = x.repeat_interleave(chosen.shape[1], 0)
         for weights in layers:
             x = torch.bmm(stacked(weights, x.dtype).index_select(0, chosen.flatten()), x).relu()
         return x
-    flat = [w for weights in layers for w in weights]
     keep = torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in flat))
+    keep = keep or is_tracing()  # a trace may be trained
     run = _on_cpu if not keep and is_plain_inference(x, chosen, *flat) else _component_conv
     return run(x, flat, len(layers), chosen.flatten(), keep)[-1]
 

@@ -67,8 +67,11 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
     n = logits.shape[1]
     if not 1 <= k <= n:
         raise ConfigError(f"top_k must be between 1 and the number of components, {n}; got {k}")
-    if is_exporting():  # ONNX has no stable sort, but its TopK prefers the lower index, too
-        return logits.topk(k, dim=1).indices
+    if is_exporting():  # ONNX has no stable sort: so each score's place is counted, equal ones by their index
+        left, right = logits[:, None, :], logits[:, :, None]
+        earlier = torch.ones(n, n, dtype=torch.bool, device=logits.device).tril(-1)
+        place = ((left > right) | ((left == right) & earlier)).sum(2)
+        return place.topk(k, dim=1, largest=False).indices
     if not random_ties:
         return logits.argsort(dim=1, descending=True, stable=True)[:, :k]
     # A stable sort of shuffled columns: equal scores come out in random order, different ones are untouched.

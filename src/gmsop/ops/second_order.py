@@ -17,7 +17,7 @@ from gmsop import kernels
 from gmsop.errors import ConfigError
 from gmsop.ops.covariance import covariance_backward, covariance_forward, covariance_pool
 from gmsop.ops.direct import is_plain_inference
-from gmsop.ops.exporting import is_exporting
+from gmsop.ops.exporting import is_tracing, shows_its_parts
 from gmsop.ops.matrix_sqrt import (
     iterations,
     iterations_backward,
@@ -46,7 +46,7 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
 
     Source: GM-SOP (NeurIPS 2018), equation 4.
     """
-    if is_exporting():  # the parts, which every exporter knows
+    if shows_its_parts(x):
         return triu_vectorize(newton_schulz_sqrt(covariance_pool(x), num_iters))
     if x.dim() not in (3, 4) or not x.is_floating_point() or x.shape[2:].numel() == 0:
         raise ConfigError(
@@ -55,7 +55,7 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
         )
     if num_iters < 1:
         raise ConfigError(f"second_order_pool: num_iters must be at least 1, got {num_iters}")
-    keep = x.requires_grad and torch.is_grad_enabled()
+    keep = (x.requires_grad and torch.is_grad_enabled()) or is_tracing()  # a trace may be trained
     x = x.flatten(2)
     if not keep and is_plain_inference(x):
         with no_autocast(x):
