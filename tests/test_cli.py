@@ -1,7 +1,9 @@
 """The commands, run in this process through `main`."""
 
 import json
+import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import gmsop
 from compare import GOLDEN
 from gmsop.checkpoint import load_model, save_model
 from gmsop.cli import COMMANDS, main
+from gmsop.cli.console import free_folder
 from gmsop.data import PackedDataset
 from gmsop.training import TrainingTask
 
@@ -123,6 +126,35 @@ def test_a_folder_of_its_own_for_every_run(small_set, tmp_path, capsys, monkeypa
         status, out, err = gmsop_(capsys, "train", "--recipe", "demo/gap", "--data", small_set, "--epochs", 1)
         assert status == 0, err
         assert f"-> runs/{folder}\n" in out
+
+
+def test_runs_started_together_get_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(free_folder, [tmp_path / "runs" / "gap"] * 20))
+    assert len(set(folders)) == 20
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_the_last_recipe_named_counts_and_options_are_not_shortened(small_set, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "--recipe", "demo/gap", "--recipe=demo/sr_sop", "--data", "none")
+    status, out, _ = gmsop_(capsys, *words)
+    assert status == 1
+    assert "sr_sop_tiny" in out
+    assert not list((tmp_path / "runs").iterdir())  # a run that did not begin leaves nothing
+    with pytest.raises(SystemExit):
+        main(["train", "--recip", "demo/gap"])
+    assert "nrecognized arguments: --recip" in capsys.readouterr().err
+
+
+def test_images_that_are_gone_are_named(small_set, tmp_path, capsys):
+    shutil.copytree(small_set, tmp_path / "set")
+    words = ("--data", tmp_path / "set", "--out", tmp_path / "run")
+    assert gmsop_(capsys, "train", "--recipe", "demo/gap", "--epochs", 1, *words)[0] == 0
+    shutil.rmtree(tmp_path / "set")
+    status, _, err = gmsop_(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
+    assert status == 1
+    assert f"its images were in {tmp_path / 'set'}, which is not there any more; pass --data" in err
 
 
 def test_train_interrupted_and_resumed(small_set, tmp_path, capsys, monkeypatch):

@@ -3,8 +3,8 @@
 import errno
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,19 +27,29 @@ def writing(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        name.touch(exist_ok=False)
+        temporary = name
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # the new name must not reach the disk before what it names
-        temporary.chmod(0o644)
+        to_disk(temporary)  # the new name must not reach the disk before what it names
         temporary.replace(path)
+        to_disk(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Return when a file, or the names in a folder, are where a power cut leaves them."""
+    if path.is_dir() and os.name == "nt":  # where folders cannot be opened
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_error(path: str | Path, error: OSError) -> WriteError:

@@ -63,7 +63,7 @@ class Recipe:
         sync_batchnorm: BatchNorm's statistics are those of all devices' images; CUDA only.
         ema_decay: evaluate, and keep, an exponential moving average of the weights, with this decay per step; 0: none.
         precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (GPUs only), 64-true. Covariance, square root
-            and gate are in float32 or better whatever it says.
+            and the gate's scores are in float32 or better whatever it says.
         channels_last: keep weights and feature maps in PyTorch's channels_last memory format.
         compile: torch.compile the model.
         non_finite: what to do about a loss that is not finite: "stop" the run, or "skip" the step; ten in a row stop

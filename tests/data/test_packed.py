@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -7,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from gmsop.data import PackedDataset, PackedWriter
+from gmsop.data import PackedDataset, PackedWriter, sample_path
+from gmsop.data.writer import SetInUseError, _Lock
 from gmsop.errors import ConfigError, DataError
-from gmsop.files import WriteError
+from gmsop.files import WriteError, writing
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -308,3 +310,46 @@ def test_a_hidden_folder_of_somebody_else_is_left_alone(sample, tmp_path):
         ".set.old/thesis.txt",
         ".set.part/thesis.txt",
     ]
+
+
+def test_another_process_opens_the_map_for_itself(sample):
+    dataset = PackedDataset(sample, "val")
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 1000
+    assert np.array_equal(pickle.loads(sent)[3][0], dataset[3][0])
+
+
+def test_a_lock_whose_file_is_removed_in_between_is_taken_again(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    flock, calls = fcntl.flock, []
+
+    def late(file, how):
+        if not calls:
+            (tmp_path / "lock").unlink()  # by who held it until now
+        calls.append(how)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    lock = _Lock(tmp_path / "lock")
+    assert len(calls) == 2
+    with pytest.raises(SetInUseError):
+        _Lock(tmp_path / "lock")
+    lock.release()
+
+
+def test_the_sample_waits_for_who_packs_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("GMSOP_CACHE", str(tmp_path))
+    code = "from gmsop.data import PackedDataset, sample_path; print(len(PackedDataset(sample_path(), 'val')))"
+    others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert len(PackedDataset(sample_path(), "train")) == 1500
+    assert [other.communicate(timeout=100)[0] for other in others] == ["500\n"] * 2
+
+
+def test_files_have_the_mode_that_the_user_wants(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with writing(tmp_path / "file") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600

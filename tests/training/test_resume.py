@@ -182,6 +182,18 @@ def test_a_run_that_goes_back_gives_up_what_lies_further_on(small_set, tmp_path,
     assert epoch_of(find_checkpoint(out)) == 2
 
 
+def test_of_other_data_the_best_epoch_is_found_anew(small_set, tmp_path, monkeypatch):
+    dataset = PackedDataset(small_set, "train")
+    with PackedWriter(tmp_path / "set", 64, {"train": 90, "val": 10}, dataset.class_names, "x", "box") as writer:
+        for i in range(100):
+            writer.add(*dataset[i % 90])
+    judge_by(monkeypatch, [10, 50, 40])
+    train(recipe(epochs=[1]), small_set, tmp_path / "run")
+    run = train(recipe(epochs=[3]), tmp_path / "set", tmp_path / "run", tmp_path / "run", allow_changes=True)
+    assert (run.best_epoch, run.best_top1_error) == (3, 40)
+    assert epoch_of(run.folder / "best.ckpt") == 3
+
+
 @pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
 def test_the_best_epoch_is_one_that_could_be_written(small_set, tmp_path, monkeypatch):
     judge_by(monkeypatch, [40, 10, 30, 20])

@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     description = "Second-order pooling and gated mixtures of it, for PyTorch."
-    parser = ArgumentParser(prog="gmsop", description=description, formatter_class=Help)
+    parser = ArgumentParser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     try:
         commands = parser.add_subcommands(dest="command", metavar="COMMAND")
         for name, command in COMMANDS.items():
             text = f"{command.SUMMARY}\n\nexample:\n  {command.EXAMPLE}"
-            sub = ArgumentParser(description=text, formatter_class=Help)
+            sub = ArgumentParser(description=text, formatter_class=Help, allow_abbrev=False)
             # All words are looked at beforehand: a recipe named on the command line sets the defaults of its options.
             command.arguments(sub, argv[1:] if argv[:1] == [name] else [])
             commands.add_subcommand(name, sub, help=command.SUMMARY)

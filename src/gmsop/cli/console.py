@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from gmsop.errors import ConfigError
+from gmsop.files import write_error
 
 out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -27,11 +28,20 @@ def print_result(result: Any) -> None:
 
 
 def free_folder(path: Path) -> Path:
-    """`path`, or `path-2`, `path-3`, ... if that holds a run already."""
+    """`path`, or `path-2`, `path-3`, ... if that exists already, as a new folder that nobody else has got.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
     candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+        except OSError as error:
+            raise write_error(candidate, error) from error
 
 
 def device_count(devices: str) -> int | str:

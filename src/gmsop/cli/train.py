@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,13 +43,14 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def _value_of(argv: Sequence[str], option: str) -> str | None:
-    """The value of an option that has to be known before the others are parsed."""
-    for i, word in enumerate(argv):
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-        if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-    return None
+    """The value of an option that has to be known before the others are parsed; if it is given twice, the last."""
+    value = None
+    for word, following in pairwise((*argv, None)):
+        if word is not None and word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+        elif word == option and following is not None:
+            value = following
+    return value
 
 
 def _recipe_of(argv: Sequence[str]) -> "Recipe":
@@ -88,18 +91,24 @@ def run(args: Namespace) -> None:
     folder = _folder(args, first)
     if first:
         out.print(f"{recipe.model}, {recipe.total_epochs} epochs -> {folder}", markup=False)
-    done = train(
-        recipe,
-        args.data,
-        folder,
-        args.resume,
-        progress=True,
-        allow_changes=args.allow_changes,
-        devices=device_count(args.devices),
-        num_nodes=args.num_nodes,
-        accelerator=args.accelerator,
-        wandb=args.wandb,
-    )
+    try:
+        done = train(
+            recipe,
+            args.data,
+            folder,
+            args.resume,
+            progress=True,
+            allow_changes=args.allow_changes,
+            devices=device_count(args.devices),
+            num_nodes=args.num_nodes,
+            accelerator=args.accelerator,
+            wandb=args.wandb,
+        )
+    except BaseException:
+        if first and not args.out and not args.resume:
+            with suppress(OSError):  # anything is in it
+                folder.rmdir()
+        raise
     if not first:
         return
     print_result(done.result)
@@ -130,9 +139,15 @@ def _folder(args: Namespace, first: bool) -> Path:
 
 
 def _recorded_data(resume: str) -> str | None:
-    """The set that a run was started with, if its folder says so and it is still there."""
+    """The set that a run was started with, if its folder says so.
+
+    Raises:
+        ConfigError: it is not there any more.
+    """
     try:
         path = json.loads((_run_folder(resume) / "environment.json").read_text())[-1]["data"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return path if Path(path).is_dir() else None
+    if not Path(path).is_dir():
+        raise ConfigError(f"--resume {resume}: its images were in {path}, which is not there any more; pass --data")
+    return str(path)

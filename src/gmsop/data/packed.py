@@ -60,6 +60,10 @@ class PackedDataset(Dataset[tuple[Image, int]]):
         self.images: NDArray[np.uint8] = images[start : start + counts[split]]
         self.labels: NDArray[np.int64] = np.asarray(labels[start : start + counts[split]])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: it opens the memory map for itself, instead of being sent all images."""
+        return PackedDataset, (self.path.absolute(), self.split, False)
+
     @property
     def class_names(self) -> list[str]:
         return list(self.meta["class_names"])

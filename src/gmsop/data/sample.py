@@ -1,13 +1,14 @@
 """The bundled images: 2,000 of EuroSAT (see `eurosat_sample.md` for source and licence), packed on first use."""
 
 import os
+import time
 from importlib.resources import as_file, files
 from pathlib import Path
 from zipfile import ZipFile
 
 from gmsop.data.images import decode_rgb
 from gmsop.data.packed import SPLITS, PackedDataset
-from gmsop.data.writer import PackedWriter
+from gmsop.data.writer import PackedWriter, SetInUseError
 from gmsop.errors import DataError
 from gmsop.files import WriteError
 from gmsop.progress import progress_bar
@@ -31,14 +32,17 @@ def sample_path(progress: bool = False) -> Path:
         WriteError: the cache folder cannot be written.
     """
     path = cache_folder() / "eurosat_sample"
-    try:
-        PackedDataset(path, "train", verify=True)
-    except DataError:
+    while True:
         try:
-            _pack(path, progress)
-        except WriteError as error:
-            raise WriteError(f"{error}. Set GMSOP_CACHE to a folder that can be written") from error
-    return path
+            PackedDataset(path, "train", verify=True)
+            return path
+        except DataError:
+            try:
+                _pack(path, progress)
+            except SetInUseError:  # by another process of the same run, perhaps
+                time.sleep(0.1)
+            except WriteError as error:
+                raise WriteError(f"{error}. Set GMSOP_CACHE to a folder that can be written") from error
 
 
 def _pack(path: Path, progress: bool) -> None:

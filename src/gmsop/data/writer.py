@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 
 from gmsop.data.packed import FILES, FORMAT, SPLITS, VERSION, Image
 from gmsop.errors import ConfigError, DataError
-from gmsop.files import digest, require_space, write_error
+from gmsop.files import digest, require_space, to_disk, write_error
 from gmsop.progress import progress_bar
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+class SetInUseError(DataError):
+    """Another process is writing the set."""
 
 
 class PackedWriter:
@@ -156,6 +161,8 @@ class PackedWriter:
                 },
             }
             (self._folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+            for written in (*self._folder.iterdir(), self._folder):
+                to_disk(written)  # the new name must not reach it before what it names
             _replace_folder(self._folder, self.path)
         except OSError as error:
             raise write_error(self.path, error) from error
@@ -254,13 +261,17 @@ class _Lock:
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, path.open("w")
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.close()
+                raise SetInUseError(f"{path.parent / path.name[1:-5]}: another process is writing this set") from None
+            # The one who held it may have removed the file in between: then somebody else can lock a new one.
+            if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
+                return
             self._file.close()
-            raise DataError(f"{path.parent / path.name[1:-5]}: another process is writing this set") from None
+            self._file = path.open("w")
 
     def release(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -32,10 +32,11 @@ class CheckpointWriter(Checkpoint):
 
     Args:
         every: steps of the optimiser between checkpoints within an epoch; 0: none there.
+        other_data: the run goes on with other images than before, by which what was best then cannot be judged.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, every: int, other_data: bool = False) -> None:
+        self.folder, self.every, self.other_data = folder, every, other_data
         self.best_top1_error, self.best_epoch = math.inf, -1
         self.saved_step = -1
         """Of the optimiser, after which `last.ckpt` was written."""
@@ -49,7 +50,7 @@ class CheckpointWriter(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, task: Any) -> None:
         # In another folder than before there may be none; and one of later epochs, which a run that went back has
         # given up, is not of this run.
-        if _epochs_of(self.folder / BEST) > trainer.current_epoch:
+        if self.other_data or _epochs_of(self.folder / BEST) > trainer.current_epoch:
             self.best_top1_error, self.best_epoch = math.inf, -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:

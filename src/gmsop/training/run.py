@@ -99,8 +99,10 @@ def train(
     require_fit(model, train_set)
     require_fit(model, val_set)
     path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
-    task = TrainingTask(model, recipe, out, fingerprint(train_set))
-    writer = CheckpointWriter(out, recipe.checkpoint_every)
+    images = fingerprint(train_set)
+    task = TrainingTask(model, recipe, out, images)
+    other_data = checkpoint is not None and checkpoint["gmsop"]["data"] != images
+    writer = CheckpointWriter(out, recipe.checkpoint_every, other_data)
     slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None  # `Signals` does it
     callbacks: list[Callback] = [writer, Signals(writer, slurm)]
     if recipe.ema_decay:
