@@ -111,9 +111,20 @@ def test_without_the_data_the_rest_is_still_there(runs, tmp_path):
     text = (tmp_path / "page.html").read_text()
     assert "does not say what it was trained on" in text
     assert "environment.json is missing" in text
-    (folder / "validation.npz").unlink()
-    write_report([folder], tmp_path / "page.html")
-    assert "Worst classes" not in (tmp_path / "page.html").read_text()
+    whole = (folder / "validation.npz").read_bytes()
+    for kept in (0, len(whole) // 2):
+        (folder / "validation.npz").write_bytes(whole[:kept])
+        write_report([folder], tmp_path / "page.html")
+        assert "Worst classes" not in (tmp_path / "page.html").read_text()
+
+
+def test_the_best_epoch_is_the_one_whose_weights_were_kept(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    arrays = dict(np.load(folder / "validation.npz"))
+    for epoch in (0, 1):
+        np.savez(folder / "validation.npz", **(arrays | {"epoch": np.array(epoch)}))
+        assert read_run(folder).best_epoch == epoch
 
 
 def test_what_is_no_run(runs, sample, tmp_path, capsys):

@@ -98,5 +98,5 @@ def _or_empty(read: Any, empty: Any) -> Any:
     """A page is made of what is there."""
     try:
         return read()
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return empty

@@ -98,7 +98,7 @@ def fingerprint(dataset: PackedDataset) -> str:
     return ":".join(dataset.meta["sha256"][name] for name in ("images.npy", "labels.npy"))
 
 
-def where(checkpoint: dict[str, Any], ranks: int) -> str:
+def where_it_goes_on(checkpoint: dict[str, Any], ranks: int) -> str:
     """In words, where a run goes on, and what is not as it was."""
     saved = checkpoint["gmsop"]
     place = f"epoch {saved['epoch'] + 1}" + (f", after {saved['images']:,} images of it" if saved["images"] else "")

@@ -26,7 +26,7 @@ from gmsop.training.console import EpochLines, is_first_process
 from gmsop.training.environment import note_start
 from gmsop.training.loggers import make_loggers
 from gmsop.training.model import fresh_model
-from gmsop.training.resume import fingerprint, open_checkpoint, require_same_passes, take_along, where
+from gmsop.training.resume import fingerprint, open_checkpoint, require_same_passes, take_along, where_it_goes_on
 from gmsop.training.signals import Interrupted, Signals, Stop
 from gmsop.training.task import TrainingTask
 
@@ -123,50 +123,67 @@ def train(
         logger=make_loggers(out, recipe, wandb, checkpoint["global_step"] if checkpoint else 0),
         log_every_n_steps=50,
     )
-    ranks, device = trainer.world_size, trainer.strategy.root_device
-    _require_possible(recipe, ranks, device)
+    ranks = trainer.world_size
+    _require_possible(recipe, ranks, trainer.strategy.root_device)
     require_share(val_set, ranks)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     if recipe.compile:
         model.compile()
-    share = recipe.batch_size // ranks // recipe.accumulate
-    rank = trainer.global_rank
-    loader = train_loader(
-        train_set, share, recipe.seed, recipe.flip == "both", recipe.num_workers, ranks, rank, recipe.loader, device
-    )
-    judge = val_loader(val_set, share, recipe.num_workers, ranks, rank, recipe.loader, device)
+    train_batches, val_batches = _loaders(recipe, train_set, val_set, trainer)
     if checkpoint is not None:
-        require_same_passes(checkpoint, len(loader))
-        order: Any = loader.sampler
+        require_same_passes(checkpoint, len(train_batches))
+        order: Any = train_batches.sampler
         order.enter(checkpoint["gmsop"]["epoch"], checkpoint["gmsop"]["images"] // ranks)
         if progress and first:
-            print(where(checkpoint, ranks), flush=True)
+            print(where_it_goes_on(checkpoint, ranks), flush=True)
     if first:
-        _save_recipe(recipe, out)
-        clear_away(out)
-        if checkpoint is not None and path is not None:
-            take_along(path, checkpoint, out)
-            go_on_from(path, out)
-        resumed = checkpoint and {"step": checkpoint["global_step"], "checkpoint": str(path)}
-        note_start(out / "environment.json", data=str(Path(data).resolve()), processes=ranks, resumed=resumed)
+        _begin_folder(out, recipe, Path(data), ranks, path, checkpoint)
     started = time.perf_counter()
-    _fit(trainer, task, loader, judge, path)
+    _fit(trainer, task, train_batches, val_batches, path)
     seconds = time.perf_counter() - started
     if trainer.is_global_zero:
-        if not (out / BEST).exists():
-            raise WriteError(f"no checkpoint of the run in {out} could be written: there is nothing to keep")
-        plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
-        save_model(load_model(out / BEST), out / "model.safetensors")
+        _finish_folder(out, recipe)
     parameters = sum(p.numel() for p in model.parameters())
     return Run(out, task.result, writer.best_top1_error, writer.best_epoch + 1, seconds, parameters)
 
 
-def _fit(trainer: pl.Trainer, task: TrainingTask, loader: Any, judge: Any, path: Path | None) -> None:
+def _loaders(recipe: Recipe, train_set: PackedDataset, val_set: PackedDataset, trainer: pl.Trainer) -> Any:
+    ranks, rank, device = trainer.world_size, trainer.global_rank, trainer.strategy.root_device
+    share = recipe.batch_size // ranks // recipe.accumulate
+    mirrored, workers = recipe.flip == "both", recipe.num_workers
+    return (
+        train_loader(train_set, share, recipe.seed, mirrored, workers, ranks, rank, recipe.loader, device),
+        val_loader(val_set, share, workers, ranks, rank, recipe.loader, device),
+    )
+
+
+def _begin_folder(
+    out: Path, recipe: Recipe, data: Path, ranks: int, path: Path | None, checkpoint: dict[str, Any] | None
+) -> None:
+    with writing(out / "recipe.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    clear_away(out)
+    resumed = None
+    if checkpoint is not None and path is not None:
+        take_along(path, checkpoint, out)
+        go_on_from(path, out)
+        resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
+    note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed)
+
+
+def _finish_folder(out: Path, recipe: Recipe) -> None:
+    if not (out / BEST).exists():
+        raise WriteError(f"no checkpoint of the run in {out} could be written: there is nothing to keep")
+    plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
+    save_model(load_model(out / BEST), out / "model.safetensors")
+
+
+def _fit(trainer: pl.Trainer, task: TrainingTask, train_batches: Any, val_batches: Any, path: Path | None) -> None:
     out = task.folder
     assert out is not None
     try:
-        trainer.fit(task, loader, judge, ckpt_path=path, weights_only=True)
+        trainer.fit(task, train_batches, val_batches, ckpt_path=path, weights_only=True)
     except Stop as stop:
         raise Interrupted(stop.signum, _hint(out)) from None
     except SystemExit:  # how Lightning ends after a Ctrl-C that did not wait for the end of a step
@@ -218,8 +235,3 @@ def _require_possible(recipe: Recipe, ranks: int, device: torch.device) -> None:
             "recipe: precision 16-mixed needs a GPU: on a CPU PyTorch takes a hundred times longer for a float16 "
             "convolution's gradient; there is bf16-mixed"
         )
-
-
-def _save_recipe(recipe: Recipe, out: Path) -> None:
-    with writing(out / "recipe.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))

@@ -116,7 +116,7 @@ class TrainingTask(EvaluationTask):
             loss = loss + recipe.balance_weight / step_images * balance
         self._passes_here += 1
         if not all_agree(loss.detach().isfinite()):
-            self._not_finite(images, inputs, index)
+            self._not_finite(inputs, index)
             # Not None, which Lightning takes on one device only: no gradient, to which all ranks contribute.
             return torch.stack([p.sum() * 0 for p in self.model.parameters() if p.requires_grad]).sum()
         self._skipped_in_a_row = 0
@@ -134,20 +134,21 @@ class TrainingTask(EvaluationTask):
             optimizer.zero_grad(set_to_none=True)
         self._drop_step = False
 
-    def _not_finite(self, images: Tensor, inputs: Tensor, index: int) -> None:
-        """Stop, saying all that is known; or pass over the step, if the recipe says so."""
+    def _not_finite(self, inputs: Tensor, index: int) -> None:
+        """Pass over the step, if the recipe says so and not too often; or stop, saying all that is known."""
+        where = f"step {self.trainer.global_step} (epoch {self.current_epoch + 1}, batch {index + 1})"
+        if self.recipe.non_finite == "stop":
+            raise self._explained(where, inputs, index)
+        for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
+            buffer.copy_(before)
         self._skipped_in_a_row += 1
-        step = self.trainer.global_step
-        where = f"step {step} (epoch {self.current_epoch + 1}, batch {index + 1})"
-        if self.recipe.non_finite == "skip":
-            for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
-                buffer.copy_(before)
-            if self._skipped_in_a_row < MAX_SKIPPED:
-                self._drop_step = True
-                self.totals.skip()
-                warn(f"the loss is not finite in {where}: skipped")
-                return
-            where = f"{MAX_SKIPPED} steps in a row, up to {where}"
+        if self._skipped_in_a_row == MAX_SKIPPED:
+            raise self._explained(f"{MAX_SKIPPED} steps in a row, up to {where}", inputs, index)
+        self._drop_step = True
+        self.totals.skip()
+        warn(f"the loss is not finite in {where}: skipped")
+
+    def _explained(self, where: str, inputs: Tensor, index: int) -> TrainingError:
         loader: Any = self.trainer.train_dataloader
         size = loader.batch_size
         indices = loader.sampler.indices(self.current_epoch)[index * size : (index + 1) * size]
@@ -158,7 +159,7 @@ class TrainingTask(EvaluationTask):
         )
         saved = self.folder and self.folder / LAST
         good = f"the last good checkpoint is {saved}" if saved and saved.exists() else "there is no checkpoint yet"
-        raise TrainingError(
+        return TrainingError(
             f"the loss is not finite in {where}; it began in {layer}; the batch's images in the training set: "
             f"{indices}; {good}. A smaller --lr is the first thing to try"
         )
