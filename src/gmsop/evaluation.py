@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from gmsop.data import FolderDataset, PackedDataset, val_loader
@@ -73,7 +73,7 @@ class EvaluationTask(LightningModule):
         # Labels are checked where sets are opened; here a check would stop a GPU at every batch.
         self.confusion = MulticlassConfusionMatrix(max(2, classes), validate_args=False)
         self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False)
-        self.mean_loss = MeanMetric(nan_strategy=math.inf)  # or a loss that is NaN would not count
+        self.total_loss = SumMetric(nan_strategy=math.inf)  # or a loss that is NaN would not count
         pool = model.pool
         self.usage = GateUsage(classes, pool.gate.num_components) if isinstance(pool, GatedMixture) else None
 
@@ -92,12 +92,12 @@ class EvaluationTask(LightningModule):
         scores = logits.float()
         self.confusion.update(scores, labels)
         self.top5.update(scores, labels)
-        self.mean_loss.update(nn.functional.cross_entropy(scores, labels, reduction="none"))
+        self.total_loss.update(nn.functional.cross_entropy(scores, labels, reduction="none"))
         if self.usage is not None:
             self.usage.update(routing, labels)
 
     def _reset(self) -> None:
-        for metric in (self.confusion, self.top5, self.mean_loss, self.usage):
+        for metric in (self.confusion, self.top5, self.total_loss, self.usage):
             if metric is not None:
                 metric.reset()
         self._evaluation_started = time.perf_counter()
@@ -111,7 +111,7 @@ class EvaluationTask(LightningModule):
             images=int(count.sum()),
             top1_error=100 * (1 - int(right.sum()) / int(count.sum())),
             top5_error=100 * (1 - self.top5.compute().item()),
-            loss=self.mean_loss.compute().item(),
+            loss=self.total_loss.compute().item() / int(count.sum()),
             class_errors=[
                 100 * (1 - r / n) if n else math.nan for r, n in zip(right.tolist(), count.tolist(), strict=True)
             ],
