@@ -7,12 +7,13 @@ import sys
 
 import torch
 
-from gmsop.benchmark.timing import seconds
+from gmsop.benchmark.timing import make_current, seconds
 from gmsop.cli import main
 
 
 def ceilings(device: torch.device) -> None:
     """Measured, not looked up: a large copy, and large products in each precision."""
+    device = make_current(device)
     size = 1 << (28 if device.type == "cuda" else 25)
     source = torch.randn(size, device=device)
     target = torch.empty_like(source)

@@ -183,7 +183,11 @@ def evaluate(
     trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
     require_share(dataset, trainer.world_size)
     loader = val_loader(dataset, batch_size, num_workers, trainer.world_size, trainer.global_rank)
-    trainer.test(task, loader, verbose=False)
+    device = next(model.parameters()).device
+    try:
+        trainer.test(task, loader, verbose=False)
+    finally:
+        model.to(device)  # Lightning leaves it on the CPU
     return task.result
 
 

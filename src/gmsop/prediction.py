@@ -37,7 +37,8 @@ def predict(model: PooledClassifier, path: str | Path, top: int = 5) -> Predicti
         raise DataError(f"{path}: {error}") from error
     pixels = (image.float() / 255 - torch.tensor(cfg["mean"])) / torch.tensor(cfg["std"])
     with torch.inference_mode():
-        images = pixels.permute(2, 0, 1)[None].to(next(model.parameters()).dtype)
+        like = next(model.parameters())
+        images = pixels.permute(2, 0, 1)[None].to(like.device, like.dtype)
         logits, routing = model.eval()(images, return_routing=True)
     probabilities = logits[0].float().softmax(0)
     best = probabilities.topk(min(top, model.num_classes))

@@ -12,9 +12,10 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernels.py"
 
 
 @pytest.mark.skipif(not ASSEMBLER.exists(), reason="this Triton cannot compile for NVIDIA")
-def test_every_kernel_compiles_for_a_gpu_that_is_not_there(tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["tf32x3", "bf16"])
+def test_every_kernel_compiles_for_a_gpu_that_is_not_there(tmp_path, monkeypatch, precision):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    command = [sys.executable, SCRIPT, "--small", "--capability", "90"]
+    command = [sys.executable, SCRIPT, "--small", "--capability", "90", "--precision", precision]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     kernels = [line.split() for line in done.stdout.splitlines() if "_kernel" in line]

@@ -77,6 +77,14 @@ def compare(
     return rows
 
 
+def make_current(device: torch.device) -> torch.device:
+    """The device, with its number, as the one whose time and memory are measured."""
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return device
+
+
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

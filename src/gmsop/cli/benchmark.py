@@ -1,6 +1,7 @@
 """`gmsop benchmark`: times on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -50,13 +51,14 @@ def run(args: Namespace) -> None:
         rows = []
         with err.status(f"measuring: {name}") as status:
             options = {"models": args.models} if name == "inference" else {}
-            for row in TABLES[name](device, args.small, **options):
-                rows.append(row)
-                status.update(f"measuring: {name}; done: {row.case}, {row.candidate}")
-                figures[name] = [row.as_dict() for row in rows]
-                if args.json:  # as they come: a long run that is stopped has not been for nothing
-                    with writing(args.json) as file:
-                        file.write_text(json.dumps({**about, "tables": figures}, indent=1))
+            with _no_tf32_in_convolutions():
+                for row in TABLES[name](device, args.small, **options):
+                    rows.append(row)
+                    status.update(f"measuring: {name}; done: {row.case}, {row.candidate}")
+                    figures[name] = [row.as_dict() for row in rows]
+                    if args.json:  # as they come: a long run that is stopped has not been for nothing
+                        with writing(args.json) as file:
+                            file.write_text(json.dumps({**about, "tables": figures}, indent=1))
         out.print(f"\n{(TABLES[name].__doc__ or name).splitlines()[0]}")
         table = Table("case", "candidate", "error", "ms", "+-", "peak MiB", "ratio", box=None)
         for column in table.columns[2:]:
@@ -76,6 +78,8 @@ def run(args: Namespace) -> None:
 def _benchmark_device(name: str) -> "torch.device":
     import torch
 
+    from gmsop.benchmark.timing import make_current
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -85,4 +89,17 @@ def _benchmark_device(name: str) -> "torch.device":
         raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from None
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {name}: only cpu and cuda are timed here")
-    return device
+    return make_current(device)
+
+
+@contextmanager
+def _no_tf32_in_convolutions() -> Iterator[None]:
+    """cuDNN's default is three digits in float32, which neither agree with float64 nor compare fairly."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -36,13 +36,14 @@ def usable(device: torch.device) -> bool:
     return not reason
 
 
-def attempt(name: str, run: Callable[[], T]) -> T | None:
-    """What `run` gives, or None if it cannot: a kernel that does not compile on this GPU, or does not fit, costs speed
-    and one warning, not the run. It is not tried again."""
+def attempt(name: str, run: Callable[[], T], x: torch.Tensor) -> T | None:
+    """What `run` gives, on the device of `x`, or None if it cannot: a kernel that does not compile on this GPU, or does
+    not fit, costs speed and one warning, not the run. It is not tried again."""
     if name in _failed:
         return None
     try:
-        return run()
+        with torch.cuda.device_of(x):  # Triton launches on the current device, whatever it is given
+            return run()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

@@ -16,8 +16,8 @@ def layer_forward(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tenso
     if kernels.usable(x.device) and x.dtype != torch.float64:
         from gmsop.kernels.component_conv import component_conv_forward
 
-        run = partial(component_conv_forward, x, weight, chosen, product_precision())
-        if (found := kernels.attempt("component_conv_forward", run)) is not None:
+        run = partial(component_conv_forward, x, weight, chosen, how := product_precision())
+        if (found := kernels.attempt(f"component_conv_forward in {how}", run, x)) is not None:
             return found
     # The obvious way, with a copy of the weight for every pair: where there is no faster one.
     return torch.bmm(weight.index_select(0, chosen), x.repeat_interleave(_per_row(chosen, x), 0)).relu_()
@@ -29,8 +29,8 @@ def layer_backward(
     """Gradients of `x` and of the stacked weights, (N, O, C); empty if not needed."""
     grad_x, grad_weight = x.new_empty(0), weights[0].new_empty(0)
     if kernels.usable(x.device) and x.dtype != torch.float64:
-        run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights)
-        if (found := kernels.attempt("component_conv_backward", run)) is not None:
+        run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights, how := product_precision())
+        if (found := kernels.attempt(f"component_conv_backward in {how}", run, x)) is not None:
             return found
     grad, shared_by = torch.ops.aten.threshold_backward(grad, out, 0), _per_row(chosen, x)
     if need_x:
@@ -43,11 +43,18 @@ def layer_backward(
 
 
 def _by_kernel(
-    grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
+    grad: Tensor,
+    out: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    chosen: Tensor,
+    need_x: bool,
+    need_weights: bool,
+    how: str,
 ) -> tuple[Tensor, Tensor]:
     from gmsop.kernels import component_conv as kernel
 
-    grad_x, grad_weight, how = x.new_empty(0), weights[0].new_empty(0), product_precision()
+    grad_x, grad_weight = x.new_empty(0), weights[0].new_empty(0)
     if need_x:
         grad_x = kernel.component_conv_backward_input(grad, out, stacked(weights, x.dtype), chosen, len(x), how)
     if need_weights:

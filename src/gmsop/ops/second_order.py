@@ -71,8 +71,8 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_forward
 
-            run = partial(second_order_forward, x, num_iters, product_precision())
-            if (found := kernels.attempt("second_order_forward", run)) is not None:
+            run = partial(second_order_forward, x, num_iters, how := product_precision())
+            if (found := kernels.attempt(f"second_order_forward in {how}", run, x)) is not None:
                 return found, *_room(x, num_iters, False)[1:]
             keep = False  # what is kept is decided by the device, not by what goes wrong there
         return _forward(x, num_iters, keep)
@@ -91,8 +91,8 @@ def _second_order_pool_backward(
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_backward
 
-            run = partial(second_order_backward, x, grad, num_iters, product_precision())
-            if (found := kernels.attempt("second_order_backward", run)) is not None:
+            run = partial(second_order_backward, x, grad, num_iters, how := product_precision())
+            if (found := kernels.attempt(f"second_order_backward in {how}", run, x)) is not None:
                 return found
             out, kept, traces, means = _forward(x, num_iters, True)
         return _backward(x, out, kept, traces, means, grad, num_iters)
