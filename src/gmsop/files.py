@@ -30,7 +30,9 @@ def writing(path: str | Path) -> Iterator[Path]:
         name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         name.touch(exist_ok=False)
         temporary = name
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # as the user wants files to be, however this one was written
         to_disk(temporary)  # the new name must not reach the disk before what it names
         temporary.replace(path)
         to_disk(path.parent)
