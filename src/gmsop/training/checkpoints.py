@@ -39,7 +39,7 @@ class CheckpointWriter(Checkpoint):
         self.folder, self.every, self.other_data = folder, every, other_data
         self.best_top1_error, self.best_epoch = math.inf, -1
         self.saved_step = -1
-        """Of the optimiser, after which `last.ckpt` was written."""
+        """Of the optimiser, after which `last.ckpt` was to be written last."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_top1_error": self.best_top1_error, "best_epoch": self.best_epoch}
@@ -80,7 +80,7 @@ class CheckpointWriter(Checkpoint):
         """Whether this process, if it is the one that writes, has written it."""
         trainer.save_checkpoint(self.folder / LAST, weights_only=False, storage_options={"best": best})
         files: Any = trainer.strategy.checkpoint_io
-        self.saved_step = trainer.global_step if files.written else -1
+        self.saved_step = trainer.global_step  # written or not: the ranks must agree
         return bool(files.written)
 
 
