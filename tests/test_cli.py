@@ -14,7 +14,7 @@ from compare import GOLDEN
 from gmsop.checkpoint import load_model, save_model
 from gmsop.cli import COMMANDS, main
 from gmsop.cli.console import free_folder
-from gmsop.data import PackedDataset
+from gmsop.data import PackedDataset, PackedWriter
 from gmsop.training import TrainingTask
 
 
@@ -145,6 +145,15 @@ def test_the_last_recipe_named_counts_and_options_are_not_shortened(small_set, t
     with pytest.raises(SystemExit):
         main(["train", "--recip", "demo/gap"])
     assert "nrecognized arguments: --recip" in capsys.readouterr().err
+
+
+def test_a_packed_set_of_another_size_is_warned_about(model_file, tmp_path, capsys):
+    names = load_model(model_file).pretrained_cfg["label_names"]
+    with PackedWriter(tmp_path / "set", 32, {"val": 1}, names, "x", "box") as writer:
+        writer.add(np.zeros((32, 32, 3), np.uint8), 0)
+    status, _, err = gmsop_(capsys, "evaluate", model_file, "--data", tmp_path / "set")
+    assert status == 0
+    assert "the images have 32 pixels, the model is for 64: a packed set is not resized" in err
 
 
 def test_images_that_are_gone_are_named(small_set, tmp_path, capsys):

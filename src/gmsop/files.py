@@ -27,9 +27,9 @@ def writing(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        name.touch(exist_ok=False)
-        temporary = name
+        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        new.touch(exist_ok=False)
+        temporary = new  # ours to remove
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # as the user wants files to be, however this one was written

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.console import device_count, err, out, print_result
+from gmsop.cli.console import device_count, out, print_result
 
 if TYPE_CHECKING:
     from gmsop.data import FolderDataset, PackedDataset
@@ -61,6 +61,7 @@ def run(args: Namespace) -> None:
 def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | FolderDataset":
     from gmsop.data import FolderDataset, PackedDataset, sample_path
     from gmsop.data.images import FILTERS
+    from gmsop.training.console import warn
 
     path = Path(args.data or sample_path(progress=True))
     cfg: dict[str, Any] = model.pretrained_cfg
@@ -68,7 +69,7 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
         packed = PackedDataset(path, args.split)
         if packed.image_size != cfg["input_size"][1]:
             size = f"the images have {packed.image_size} pixels, the model is for {cfg['input_size'][1]}"
-            err.print(f"gmsop: warning: {size}: a packed set is not resized", markup=False, style="bold red")
+            warn(f"{size}: a packed set is not resized")
         return packed
     filter_name = cfg["interpolation"] if cfg.get("interpolation") in FILTERS else "box"
     return FolderDataset(path, args.split, cfg["input_size"][1], cfg.get("label_names"), filter_name)

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +44,11 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 def _value_of(argv: Sequence[str], option: str) -> str | None:
     """The value of an option that has to be known before the others are parsed; if it is given twice, the last."""
     value = None
-    for word, following in pairwise((*argv, None)):
-        if word is not None and word.startswith(f"{option}="):
+    for i, word in enumerate(argv):
+        if word.startswith(f"{option}="):
             value = word.partition("=")[2]
-        elif word == option and following is not None:
-            value = following
+        elif word == option and i + 1 < len(argv):
+            value = argv[i + 1]
     return value
 
 
@@ -106,7 +105,7 @@ def run(args: Namespace) -> None:
         )
     except BaseException:
         if first and not args.out and not args.resume:
-            with suppress(OSError):  # anything is in it
+            with suppress(OSError):  # it is kept if anything is in it
                 folder.rmdir()
         raise
     if not first:

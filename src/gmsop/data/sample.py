@@ -39,6 +39,7 @@ def sample_path(progress: bool = False) -> Path:
         except DataError:
             try:
                 _pack(path, progress)
+                return path
             except SetInUseError:  # by another process of the same run, perhaps
                 time.sleep(0.1)
             except WriteError as error:

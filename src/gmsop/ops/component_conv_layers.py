@@ -16,7 +16,8 @@ def layer_forward(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tenso
     if kernels.usable(x.device) and x.dtype != torch.float64:
         from gmsop.kernels.component_conv import component_conv_forward
 
-        run = partial(component_conv_forward, x, weight, chosen, how := product_precision())
+        how = product_precision()
+        run = partial(component_conv_forward, x, weight, chosen, how)
         if (found := kernels.attempt(f"component_conv_forward in {how}", run, x)) is not None:
             return found
     # The obvious way, with a copy of the weight for every pair: where there is no faster one.
@@ -29,7 +30,8 @@ def layer_backward(
     """Gradients of `x` and of the stacked weights, (N, O, C); empty if not needed."""
     grad_x, grad_weight = x.new_empty(0), weights[0].new_empty(0)
     if kernels.usable(x.device) and x.dtype != torch.float64:
-        run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights, how := product_precision())
+        how = product_precision()
+        run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights, how)
         if (found := kernels.attempt(f"component_conv_backward in {how}", run, x)) is not None:
             return found
     grad, shared_by = torch.ops.aten.threshold_backward(grad, out, 0), _per_row(chosen, x)

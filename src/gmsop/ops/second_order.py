@@ -71,7 +71,8 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_forward
 
-            run = partial(second_order_forward, x, num_iters, how := product_precision())
+            how = product_precision()
+            run = partial(second_order_forward, x, num_iters, how)
             if (found := kernels.attempt(f"second_order_forward in {how}", run, x)) is not None:
                 return found, *_room(x, num_iters, False)[1:]
             keep = False  # what is kept is decided by the device, not by what goes wrong there
@@ -91,7 +92,8 @@ def _second_order_pool_backward(
         if _has_kernel(x):
             from gmsop.kernels.second_order import second_order_backward
 
-            run = partial(second_order_backward, x, grad, num_iters, how := product_precision())
+            how = product_precision()
+            run = partial(second_order_backward, x, grad, num_iters, how)
             if (found := kernels.attempt(f"second_order_backward in {how}", run, x)) is not None:
                 return found
             out, kept, traces, means = _forward(x, num_iters, True)

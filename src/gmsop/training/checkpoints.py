@@ -50,7 +50,7 @@ class CheckpointWriter(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, task: Any) -> None:
         # In another folder than before there may be none; and one of later epochs, which a run that went back has
         # given up, is not of this run.
-        if self.other_data or _epochs_of(self.folder / BEST) > trainer.current_epoch:
+        if self.other_data or epochs_of(self.folder / BEST) > trainer.current_epoch:
             self.best_top1_error, self.best_epoch = math.inf, -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:
@@ -138,7 +138,7 @@ def _save_result(result: Evaluation, epoch: int, folder: Path) -> None:
         warn(str(error))
 
 
-def _epochs_of(path: Path) -> float:
+def epochs_of(path: Path) -> float:
     """How many epochs were over at a checkpoint; infinite if it is not there or damaged."""
     try:
         return int(read_training_checkpoint(path)["gmsop"]["epoch"])

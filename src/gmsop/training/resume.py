@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gmsop.checkpoint import describe, read_training_checkpoint
+from gmsop.checkpoint import describe
 from gmsop.data import PackedDataset
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.files import writing
 from gmsop.nn import PooledClassifier
 from gmsop.recipe import Recipe
-from gmsop.training.checkpoints import BEST, find_checkpoint, read_whole
+from gmsop.training.checkpoints import BEST, epochs_of, find_checkpoint, read_whole
 
 FREE = ("num_workers", "loader", "checkpoint_every")
 """What may differ when a run goes on: it changes no batch."""
@@ -67,11 +67,8 @@ def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:
     if source.resolve() == out.resolve():
         return
     names = ["metrics.csv", "timing.csv"]
-    try:
-        if read_training_checkpoint(source / BEST)["gmsop"]["epoch"] <= checkpoint["gmsop"]["epoch"]:
-            names += [BEST, "validation.npz"]
-    except CheckpointError:
-        pass  # the next epoch is then the best one so far
+    if epochs_of(source / BEST) <= checkpoint["gmsop"]["epoch"]:  # or the next epoch is the best one so far
+        names += [BEST, "validation.npz"]
     for name in names:
         if (source / name).exists() and not (out / name).exists():
             with writing(out / name) as temporary:
