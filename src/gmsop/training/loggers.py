@@ -44,7 +44,7 @@ def make_loggers(folder: Path, recipe: Recipe, wandb: str | None, step: int) -> 
     """TensorBoard in `folder`, and the Weights & Biases project `wandb`.
 
     Args:
-        step: the run goes on from; TensorBoard forgets what was logged from there on.
+        step: the run goes on from; TensorBoard forgets what was logged from there on, W&B goes on with its run.
 
     Raises:
         ConfigError: `wandb`, and the package is not installed.
@@ -53,5 +53,12 @@ def make_loggers(folder: Path, recipe: Recipe, wandb: str | None, step: int) -> 
     if wandb:
         if find_spec("wandb") is None:
             raise ConfigError("--wandb needs the package of that name: pip install wandb")
-        loggers.append(WandbLogger(name=folder.name, project=wandb, save_dir=folder, config=recipe.to_dict()))
+        run = _wandb_run(folder) if step else None
+        loggers.append(WandbLogger(name=folder.name, id=run, project=wandb, save_dir=folder, config=recipe.to_dict()))
     return loggers
+
+
+def _wandb_run(folder: Path) -> str | None:
+    """The id of the W&B run last logged from `folder`, at the end of the name that W&B's own link has."""
+    link = folder / "wandb" / "latest-run"
+    return link.readlink().name.rpartition("-")[2] if link.is_symlink() else None
