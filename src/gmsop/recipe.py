@@ -124,6 +124,11 @@ class Recipe:
         Raises:
             ConfigError: naming the key.
         """
+        self._check_kinds()
+        self._check_ranges()
+        self._check_together()
+
+    def _check_kinds(self) -> None:
         for f in fields(self):
             value, allowed = getattr(self, f.name), _ALLOWED[f.name]
             if isinstance(allowed, tuple):
@@ -132,6 +137,11 @@ class Recipe:
                 good, expected = _is(value, allowed), allowed.__name__
             if not good:
                 raise ConfigError(f"recipe: {f.name} must be {expected}, got {value!r}")
+        epochs = [self.epochs] if _is(self.epochs, int) else self.epochs
+        if not isinstance(epochs, list) or not all(_is(count, int) for count in epochs):
+            raise ConfigError(f"recipe: epochs must be a count or a list of counts, got {self.epochs!r}")
+
+    def _check_ranges(self) -> None:
         for name in ("image_size", "lr", "lr_factor", "batch_size", "accumulate", "stem_scale", "classifier_lr_scale"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"recipe: {name} must be positive, got {getattr(self, name)}")
@@ -141,24 +151,23 @@ class Recipe:
         for name in ("label_smoothing", "ema_decay"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"recipe: {name} must be below 1, got {getattr(self, name)}")
-        epochs = [self.epochs] if _is(self.epochs, int) else self.epochs
-        if not isinstance(epochs, list) or not all(_is(count, int) for count in epochs):
-            raise ConfigError(f"recipe: epochs must be a count or a list of counts, got {self.epochs!r}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"recipe: seed must be from 0 to {2**32 - 1}, got {self.seed}")
-        if self.nesterov and not self.momentum:
-            raise ConfigError("recipe: nesterov needs a momentum above 0")
         if min(self.epochs_per_rate, default=-1) < 0 or self.total_epochs < 1:
             raise ConfigError(f"recipe: epochs must be counts with at least one epoch in all, got {self.epochs}")
         if not 0 < self.bn_momentum <= 1:
             raise ConfigError(f"recipe: bn_momentum must be above 0 and at most 1, got {self.bn_momentum}")
+        if self.randaugment > 30:
+            raise ConfigError(f"recipe: randaugment must be from 0 to 30, got {self.randaugment}")
+
+    def _check_together(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ConfigError("recipe: nesterov needs a momentum above 0")
         if self.warmup_epochs and (self.schedule == "one_cycle" or self.warmup_epochs >= self.total_epochs):
             why = "one_cycle has its own warm-up" if self.schedule == "one_cycle" else f"epochs are {self.total_epochs}"
             raise ConfigError(f"recipe: warmup_epochs is {self.warmup_epochs}, but {why}")
         if self.crop_padding >= self.image_size:
             raise ConfigError(f"recipe: crop_padding must be below image_size, got {self.crop_padding}")
-        if self.randaugment > 30:
-            raise ConfigError(f"recipe: randaugment must be from 0 to 30, got {self.randaugment}")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"recipe: accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
         if self.batch_size == self.accumulate:
@@ -186,7 +195,7 @@ _ALLOWED: dict[str, Any] = {
     name: get_args(hint) if get_origin(hint) is Literal else (get_origin(hint) or hint)
     for name, hint in get_type_hints(Recipe).items()
 }
-_ALLOWED["epochs"] = object  # two types; `check` looks for itself
+_ALLOWED["epochs"] = object  # two types; `_check_kinds` looks for itself
 
 _NOT_NEGATIVE = (
     "warmup_epochs", "momentum", "weight_decay", "balance_weight", "label_smoothing", "mixup", "cutmix",
