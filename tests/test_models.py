@@ -126,3 +126,12 @@ def test_timm_finds_the_models_after_the_import():
     code = "import timm, gmsop; print(len(timm.list_models('gm_sop*')), timm.create_model('gap_tiny').num_classes)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["4", "1000"]
+
+
+@pytest.mark.parametrize("name", ["gap_tiny", "sr_sop_tiny"])
+def test_torchvisions_feature_extraction(name):
+    feature_extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    model = timm.create_model(name, num_classes=3).eval()
+    images = torch.randn(2, 3, 64, 64)
+    found = feature_extraction.create_feature_extractor(model, ["backbone.stages"])(images)["backbone.stages"]
+    assert torch.equal(found, model.forward_features(images))

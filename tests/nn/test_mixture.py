@@ -146,6 +146,8 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
         first = head.components[0]
         if what == "hook":
             first.conv1.register_forward_hook(lambda *_: None)
+        elif what == "method":
+            first.pool.forward = first.pool.forward
         elif what == "part":
             first.conv2 = nn.Sequential(first.conv2, nn.Identity())
         elif what == "bias":
@@ -166,7 +168,7 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
             head.components[0] = type("Mine", (ParametricSOP,), {})(6, 7, 5).double()
 
     x = torch.randn(2, 6, 4, 3, dtype=torch.double)
-    changes = ["hook", "part", "bias", "kernel size", "stride everywhere", "reduction everywhere", "width"]
+    changes = ["hook", "method", "part", "bias", "kernel size", "stride everywhere", "reduction everywhere", "width"]
     for what in [*changes, "iterations", "subclass"]:
         head = mixture(3, 2).eval()
         change(head, what)
@@ -246,3 +248,25 @@ def test_weights_that_are_plain_attributes():
     assert torch.equal(head(x), expected)
     head.components[0].conv1.bias = torch.ones(8)
     assert not torch.equal(head(x), expected)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_gradients_per_image_by_function_transforms(second_order):
+    make = GatedMixture.second_order if second_order else GatedMixture.first_order
+    args = (8, 4, 2, 6, 5, (4,)) if second_order else (8, 4, 2, 6, (4,))
+    mixture = make(*args).double().eval()
+    nn.init.normal_(mixture.gate.weight)
+    parameters = {name: p.detach() for name, p in mixture.named_parameters()}
+    x = torch.randn(3, 8, 4, 4, dtype=torch.double)
+
+    def loss(parameters, image):
+        return torch.func.functional_call(mixture, parameters, (image[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i, image in enumerate(x):
+        expected = torch.autograd.grad(mixture(image[None]).square().sum(), mixture.parameters(), allow_unused=True)
+        expected = [
+            p.new_zeros(p.shape) if g is None else g for p, g in zip(parameters.values(), expected, strict=True)
+        ]
+        gradients = [torch.cat([g.flatten() for g in every]) for every in ([g[i] for g in found.values()], expected)]
+        assert relative_error(*gradients) < 1e-12

@@ -98,10 +98,27 @@ def test_forward_mode_is_right_or_refused():
     x, direction = torch.randn(2, 3, 4, 4, dtype=torch.double), torch.randn(2, 3, 4, 4, dtype=torch.double)
     mixture = GatedMixture.first_order(3, 4, 2, 5, (4,)).double().eval()
     torch.nn.init.normal_(mixture.gate.weight)
-    _, tangent = torch.func.jvp(mixture, (x,), (direction,))
     step = 1e-6 * direction
-    assert relative_error(tangent, (mixture(x + step) - mixture(x - step)) / 2e-6) < 1e-6
-    with pytest.raises(NotImplementedError, match="forward mode AD"):
-        torch.func.jvp(ops.second_order_pool, (x,), (direction,))
-    with torch.autograd.forward_ad.dual_level():  # of what is no dual number all is as ever
+    for function in (mixture, ops.second_order_pool):
+        _, tangent = torch.func.jvp(function, (x,), (direction,))
+        assert relative_error(tangent, (function(x + step) - function(x - step)) / 2e-6) < 1e-6
+    with torch.autograd.forward_ad.dual_level():
+        with pytest.raises(NotImplementedError, match="forward mode AD"):
+            ops.second_order_pool(torch.autograd.forward_ad.make_dual(x, direction))
+        # Of what is no dual number all is as ever.
         assert torch.equal(ops.second_order_pool(x), ops.second_order_pool(x.clone()))
+
+
+def test_function_transforms_give_the_same_gradients():
+    x = torch.randn(3, 4, 9, dtype=torch.double)
+    x[1] = 1.0  # a constant map
+    found = torch.func.vmap(torch.func.grad(lambda one: ops.second_order_pool(one[None]).square().sum()))(x)
+    x.requires_grad_()
+    vectors = ops.second_order_pool(x)
+    (expected,) = torch.autograd.grad(vectors.square().sum(), x, retain_graph=True)
+    assert relative_error(found, expected) < 1e-12
+    hessian = torch.func.hessian(lambda one: ops.second_order_pool(one[None]).sum())(x[0].detach())
+    assert relative_error(hessian, hessian.permute(2, 3, 0, 1)) < 1e-12
+    jacobian = torch.func.jacrev(ops.second_order_pool)(x.detach())
+    row = torch.autograd.grad(vectors[2, 5], x)[0]
+    assert relative_error(jacobian[2, 5], row) < 1e-12

@@ -100,4 +100,6 @@ _PRODUCT = (None, (1, 1), (1, 1), (0, 0), 1)
 
 
 def _is_hooked(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+    """Or given another `forward` of its own, as libraries do that patch a model."""
+    hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return bool(hooks) or "forward" in part.__dict__

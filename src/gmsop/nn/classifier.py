@@ -73,7 +73,7 @@ class PooledClassifier(nn.Module):
             x = self.pool(x)
         x = self.drop(self.norm(x))
         x = x if pre_logits else self.fc(x)
-        return (x, routing) if return_routing else x
+        return (x, routing) if return_routing is True else x  # a feature extractor passes a placeholder
 
     def forward(self, x: Tensor, return_routing: bool = False) -> Any:
         """Logits; with `return_routing` the pair of logits and the gate's `Routing` (None for a head without gate)."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gmsop.errors import ConfigError
+from gmsop.ops.exporting import is_transformed
 from gmsop.ops.precision import at_least_float32, no_autocast
 
 
@@ -36,7 +37,8 @@ def covariance_pool(x: Tensor) -> Tensor:
     if x.shape[2] == 0:
         raise ConfigError(f"covariance_pool: there is no position to pool over in shape {tuple(x.shape)}")
     with no_autocast(x):
-        return _CovariancePool.apply(at_least_float32(x))
+        x = at_least_float32(x)
+        return _covariance(x) if is_transformed() else _CovariancePool.apply(x)
 
 
 def covariance_forward(centred: Tensor, out: Tensor) -> Tensor:
@@ -58,12 +60,16 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(2, keepdim=True)
 
 
+def _covariance(x: Tensor) -> Tensor:
+    centred = _centred(x)
+    # No `out`: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
+    return torch.bmm(centred, centred.mT) / x.shape[2]
+
+
 class _CovariancePool(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        centred = _centred(x)
-        # No `out`: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
-        return torch.bmm(centred, centred.mT) / x.shape[2]
+        return _covariance(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:

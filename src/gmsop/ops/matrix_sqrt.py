@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gmsop.errors import ConfigError
+from gmsop.ops.exporting import is_transformed
 from gmsop.ops.precision import at_least_float32, no_autocast
 
 
@@ -46,7 +47,8 @@ def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
         raise ConfigError(f"newton_schulz_sqrt: num_iters must be at least 1, got {num_iters}")
     with no_autocast(cov):
         cov = at_least_float32(cov)
-        return _NewtonSchulzSqrt.apply(torch.lerp(cov, cov.mT, 0.5), num_iters)
+        cov = torch.lerp(cov, cov.mT, 0.5)
+        return _newton_schulz(cov, num_iters) if is_transformed() else _NewtonSchulzSqrt.apply(cov, num_iters)
 
 
 def eigh_sqrt(cov: Tensor) -> Tensor:
@@ -170,15 +172,20 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
 
 
+def _newton_schulz(cov: Tensor, num_iters: int) -> Tensor:
+    trace = cov.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    flat = trace == 0
+    root = torch.where(flat, 0, torch.where(flat, 1, trace).sqrt())  # whose gradient at zero is not infinite
+    # Not mul_: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
+    return iterations(cov / not_zero(trace), num_iters) * root
+
+
 class _NewtonSchulzSqrt(torch.autograd.Function):
     """For a symmetric `cov`."""
 
     @staticmethod
     def forward(cov: Tensor, num_iters: int) -> Tensor:
-        a = cov.clone()
-        trace = normalise_(a)
-        # Not mul_: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
-        return iterations(a, num_iters) * trace.sqrt()[:, :, None]
+        return _newton_schulz(cov, num_iters)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
