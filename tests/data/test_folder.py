@@ -66,6 +66,14 @@ def test_a_train_without_a_val_holds_out_its_share(split_folder, tmp_path, empty
     assert [PackedDataset(tmp_path / "set", s).labels.tolist() for s in ("train", "val")] == [[0, 0, 1, 1], [0, 1]]
 
 
+def test_a_val_without_class_folders_is_refused(split_folder, tmp_path):
+    shutil.rmtree(split_folder / "val")
+    (split_folder / "val").mkdir()
+    (split_folder / "val" / "0.png").write_bytes(b"an image")
+    with pytest.raises(DataError, match="val: no CLASS/"):
+        pack_folder(split_folder, tmp_path / "set")
+
+
 def test_a_val_without_a_train_is_refused(split_folder, tmp_path):
     shutil.rmtree(split_folder / "train")
     with pytest.raises(DataError, match="has a val, but no train"):

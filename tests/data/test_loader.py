@@ -113,10 +113,10 @@ def test_unequal_ranks_never_share_an_image(tmp_path):
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("count", [23, 21, 12])
-def test_a_resident_set_gives_the_same_batches(tmp_path, count, mirrored):
+@pytest.mark.parametrize(("count", "batch_size"), [(23, 5), (21, 5), (12, 5), (3, 1)])
+def test_a_resident_set_gives_the_same_batches(tmp_path, count, mirrored, batch_size):
     dataset = numbered(tmp_path / "set", count)
-    loaders = [train_loader(dataset, 5, 7, mirrored, kind=kind) for kind in ("memmap", "resident")]
+    loaders = [train_loader(dataset, batch_size, 7, mirrored, kind=kind) for kind in ("memmap", "resident")]
     loaders += [val_loader(dataset, 5, kind=kind) for kind in ("memmap", "resident")]
     for a, b in (loaders[:2], loaders[2:]):
         for epoch in range(2):
@@ -134,6 +134,8 @@ def test_a_resident_set_gives_the_same_batches(tmp_path, count, mirrored):
 def test_an_epoch_can_be_entered_anywhere(tmp_path, kind):
     loader = train_loader(numbered(tmp_path / "set", 23), 5, seed=0, kind=kind)
     whole, following = seen(loader, 3), seen(loader, 4)
+    loader.sampler.enter(3, 23)
+    assert list(loader) == []
     loader.sampler.enter(3, 10)
     assert [image.max().item() for images, _ in loader for image in images] == whole[10:]
     assert seen(loader, 4) == following

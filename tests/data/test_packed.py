@@ -88,6 +88,8 @@ def test_fewer_images_than_announced_leave_nothing(tmp_path):
         (np.zeros((4, 4, 3), np.float32), 0, "got float32"),
         (np.zeros((4, 4, 3), np.uint8), 3, "label 3 is not in 0..2"),
         (np.zeros((4, 4, 3), np.uint8), -1, "label -1"),
+        (np.zeros((4, 4, 3), np.uint8), 0.5, r"1 images, but labels float64 \(1,\)"),
+        (np.zeros((4, 4, 3), np.uint8), [0, 1], r"1 images, but labels int64 \(1, 2\)"),
     ],
 )
 def test_bad_images_and_labels(tmp_path, image, label, words):
@@ -232,12 +234,12 @@ class TestDamage:
             PackedDataset(write(tmp_path / "set"), "test")
 
     @pytest.mark.parametrize("name", ["images.npy", "labels.npy"])
-    def test_missing_or_truncated_array(self, tmp_path, name):
+    def test_missing_or_damaged_array(self, tmp_path, name):
         path = write(tmp_path / "set")
         data = (path / name).read_bytes()
-        for part in (data[:-5], data[:50], b""):
+        for part in (data[:-5], data[:50], b"", data.replace(b"}", b" ")):
             (path / name).write_bytes(part)
-            with pytest.raises(DataError, match=f"{name}: missing or truncated"):
+            with pytest.raises(DataError, match=f"{name}: missing or damaged"):
                 PackedDataset(path, "train")
         (path / name).unlink()
         with pytest.raises(DataError, match=name):

@@ -11,6 +11,7 @@ from PIL import Image
 from release import sample_images
 
 from gmsop.data import PackedDataset, pack_folder, pack_places365, pack_tiny_imagenet, parts
+from gmsop.data.packed import read_meta
 from gmsop.data.parts import PackOptions
 from gmsop.errors import ConfigError, DataError
 
@@ -411,3 +412,40 @@ def test_a_process_that_dies_is_said_and_nothing_is_lost(tmp_path, sample, monke
     pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0, options=PackOptions(workers=1))
     assert len(decoded) == 40 - 4 * done
     assert len(PackedDataset(tmp_path / "set", "train")) == 40
+
+
+def test_a_part_of_another_job_is_not_taken_for_ones_own(tmp_path, monkeypatch):
+    """Two jobs that begin at the same moment see no parts of each other's yet."""
+    source = photos(tmp_path / "photos")
+    decode = parts._decode_part
+
+    def overtaken(files, target, *rest):
+        found = decode(files, target, *rest)
+        monkeypatch.setattr(parts, "_decode_part", decode)
+        pack_folder(source, tmp_path / "other", 8, "box", val_fraction=0, options=PackOptions(shard=(1, 1)))
+        (tmp_path / ".other.parts" / target.name).replace(target)
+        return found
+
+    monkeypatch.setattr(parts, "_decode_part", overtaken)
+    with pytest.raises(DataError, match=r"000000\.npz: of another list of images, size or filter"):
+        pack_folder(source, tmp_path / "set", 8, "lanczos", val_fraction=0)
+    assert not (tmp_path / "set").exists()
+    pack_folder(source, tmp_path / "set", 8, "lanczos", val_fraction=0)
+    assert read_meta(tmp_path / "set")["filter"] == "lanczos"
+
+
+def test_a_part_with_a_damaged_header_is_done_again(tmp_path):
+    source = photos(tmp_path / "photos")
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
+    (part,) = (tmp_path / ".set.parts").glob("*.npz")
+    content = part.read_bytes()
+    part.write_bytes(content.replace(b"}", b" "))  # NumPy reads its headers as Python
+    pack_folder(source, tmp_path / "set", 8, val_fraction=0)
+    assert len(PackedDataset(tmp_path / "set", "train")) == 6
+
+
+def test_a_set_of_no_readable_image_is_not_made(tmp_path):
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "photos" / "a" / "0.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="none of the 1 images to train on can be read"):
+        pack_folder(tmp_path / "photos", tmp_path / "set", 8, val_fraction=0, options=PackOptions("skip"))

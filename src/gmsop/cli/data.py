@@ -58,5 +58,5 @@ def run(args: Namespace) -> None:
         out.print(f"  train {train} = val {val}")
     named = path if path.name not in ("", "..") else path.resolve()
     sheet = args.sheet or f"{named}.png"
-    contact_sheet(path, sheet)
+    contact_sheet(path, sheet, next(iter(meta["splits"])))
     out.print(f"random images: {sheet}", markup=False)

@@ -54,6 +54,8 @@ def pack_folder(
         show = options is not None and options.progress
         train = image_classes(source / "train" if has_split else source, strict=True, progress=show)
         val = image_classes(source / "val", strict=True, progress=show) if has_split else {}
+        if not val and has_split and (source / "val").is_dir() and any((source / "val").iterdir()):
+            raise DataError(f"{source / 'val'}: no CLASS/* with images; remove it to have a share of train held out")
         files = {"train": train, "val": val} if val else _draw_split(train, val_fraction, seed)
     else:
         raise DataError(f"{source}: no such folder, nor a .csv file")
@@ -61,7 +63,7 @@ def pack_folder(
     if unknown := sorted(set(files["val"]) - set(names)):
         raise DataError(f"{source}: classes in val that are not in train: {', '.join(unknown)}")
     if any(files["val"].values()) and not any(files["train"].values()):
-        raise DataError(f"{source}: every image would go to val, none is left to train on; lower val_fraction")
+        raise DataError(f"{source}: every image is in val, none is left to train on")
     if not any(files["train"].values()):
         raise DataError(f"{source}: no images. Expected CLASS/*.jpg (or .png, ...), or train/CLASS/* and val/CLASS/*")
     numbered = {split: _numbered(found, names) for split, found in files.items()}
@@ -125,7 +127,7 @@ def _draw_split(classes: Files, val_fraction: float, seed: int) -> dict[str, Fil
     draw = random.Random(seed)
     out: dict[str, Files] = {"train": {}, "val": {}}
     for name, files in classes.items():
-        held_out = set(draw.sample(files, round(len(files) * val_fraction)))
+        held_out = set(draw.sample(files, min(round(len(files) * val_fraction), len(files) - 1)))
         out["train"][name] = [f for f in files if f not in held_out]
         out["val"][name] = [f for f in files if f in held_out]
     return out

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
@@ -198,7 +199,9 @@ def _open(place: Place) -> Iterator[tuple[Any, Rows]]:
             yield _npz(stack, stream, place) if place.is_npz else _pickle(stream, place)
         except MemoryError:
             raise DataError(f"{place}: says that it is larger than the memory") from None
-        except (BadZipFile, EOFError, ValueError, OSError, KeyError, RuntimeError, zlib.error) as error:
+        except (
+            BadZipFile, EOFError, ValueError, OSError, KeyError, RuntimeError, zlib.error, SyntaxError, TokenError,
+        ) as error:  # fmt: skip
             if isinstance(error, GmsopError):
                 raise
             raise DataError(f"{place}: truncated or damaged ({error})") from error

@@ -128,8 +128,8 @@ def verify_checksums(path: str | Path, meta: dict[str, Any]) -> None:
 def _open(file: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: missing or truncated ({error})") from error
+    except Exception as error:  # NumPy parses the header as Python: a wrong byte in it may raise almost anything
+        raise DataError(f"{file}: missing or damaged ({error})") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{file}: an archive of arrays, expected one array")
     if array.shape != shape or array.dtype != dtype:

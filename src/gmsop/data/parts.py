@@ -14,12 +14,13 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmsop.data.image_list import ImageFile, ImageList
 from gmsop.data.images import FILTERS, decode_rgb
@@ -30,8 +31,6 @@ from gmsop.files import require_space, write_error, writing
 from gmsop.progress import progress_bar
 
 PART = 512
-DAMAGED = (BadZipFile, OSError, ValueError, KeyError, EOFError)
-"""What reading a part may raise that is not as it was written."""
 FEW = PART if START == "fork" else 16 * PART
 """So few images are decoded here: starting processes would take longer."""
 
@@ -153,6 +152,11 @@ class _Job:
     def parts(self) -> int:
         return -(-len(self.files) // PART)
 
+    @cached_property
+    def mark(self) -> str:
+        """What tells its parts from another job's."""
+        return f"{self.image_size} {self.filter_name} {self.files.digest()}"
+
     def part(self, n: int) -> list[ImageFile]:
         return self.files[n * PART : (n + 1) * PART]
 
@@ -167,26 +171,41 @@ class _Job:
         if not self.file(n).exists():
             return False
         try:
-            with np.load(self.file(n)) as content:
-                same = np.array_equal(content["versions"], [_version(file.path) for file in self.part(n)])
-            return same and not self.failures(n)
-        except DAMAGED:
-            self.file(n).unlink(missing_ok=True)
+            versions = self.read(n, "versions")
+            return np.array_equal(versions, [_version(file.path) for file in self.part(n)]) and not self.failures(n)
+        except DataError:
             return False
 
     def failures(self, n: int) -> dict[int, UnreadableImage]:
         """The images of the part that could not be read, by their number in the list."""
-        with np.load(self.file(n)) as content:
-            bad = {n * PART + int(i): reason for i, reason in json.loads(str(content["bad"])).items()}
+        bad = {n * PART + int(i): reason for i, reason in json.loads(str(self.read(n, "bad"))).items()}
         return {i: UnreadableImage(self.files[i].path, reason) for i, reason in bad.items()}
+
+    def read(self, n: int, name: str) -> NDArray[Any]:
+        """An array of the part.
+
+        Raises:
+            DataError: there is no such part any more, it is damaged, or another job has put its own there.
+        """
+        file = self.file(n)
+        try:
+            with np.load(file) as content:
+                mark, found = str(content["job"]), np.asarray(content[name])
+        except FileNotFoundError as error:
+            raise DataError(f"{file}: gone; is another job writing the same set?") from error
+        except Exception as error:  # where a byte is not as it was written, almost anything
+            file.unlink(missing_ok=True)
+            raise DataError(f"{file}: damaged ({error}); run again to decode its images again") from error
+        if mark != self.mark:
+            raise DataError(f"{file}: of another list of images, size or filter; is another job writing the same set?")
+        return found
 
     def prepare(self, overwrite: bool, alone: bool) -> None:
         """Make the folder of parts. Those of another list are the work of another job: they go only if told so, and
         not by one share of many."""
-        mark = f"{self.image_size} {self.filter_name} {self.files.digest()}"
         note = self.folder / "job"
         try:
-            mine = note.exists() and note.read_text() == mark
+            mine = note.exists() and note.read_text() == self.mark
             if not mine and any(self.folder.glob("*.npz")):
                 if not (overwrite and alone):
                     raise DataError(
@@ -196,7 +215,7 @@ class _Job:
                 _discard(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             with writing(note) as temporary:
-                temporary.write_text(mark)
+                temporary.write_text(self.mark)
         except OSError as error:
             raise write_error(self.folder, error) from error
 
@@ -205,8 +224,8 @@ class _Job:
 def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[Iterator[_Done]]:
     """Decode the missing parts, in processes if it pays. Each is given when it is done."""
 
-    def arguments(n: int) -> tuple[list[ImageFile], Path, int, str, bool]:
-        return job.part(n), job.file(n), job.image_size, job.filter_name, options.on_error == "stop"
+    def arguments(n: int) -> tuple[list[ImageFile], Path, int, str, str, bool]:
+        return job.part(n), job.file(n), job.image_size, job.filter_name, job.mark, options.on_error == "stop"
 
     def results() -> Iterator[_Done]:
         while running:
@@ -230,7 +249,7 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
 
 
 def _decode_part(
-    files: list[ImageFile], target: Path, image_size: int, filter_name: str, stop: bool
+    files: list[ImageFile], target: Path, image_size: int, filter_name: str, mark: str, stop: bool
 ) -> list[UnreadableImage]:
     images = np.empty((len(files), image_size, image_size, 3), np.uint8)
     bad: dict[int, str] = {}
@@ -245,7 +264,7 @@ def _decode_part(
             bad[i] = str(error)
     if not (bad and stop):
         with writing(target) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, images=images, bad=json.dumps(bad), versions=np.array(versions))
+            np.savez(stream, images=images, bad=json.dumps(bad), versions=np.array(versions), job=mark)
     return [UnreadableImage(files[i].path, reason) for i, reason in bad.items()]
 
 
@@ -263,6 +282,8 @@ def _join(
         "train": job.border - lost_train,
         "val": len(job.files) - job.border - (len(lost) - lost_train),
     }
+    if job.border and not counts["train"]:
+        raise DataError(f"none of the {job.border} images to train on can be read")
     if lost:
         extra["skipped"] = sorted({str(failure.path) for failure in lost.values()})
     writer = PackedWriter(
@@ -271,13 +292,7 @@ def _join(
     with writer, progress_bar(options.progress) as bar:
         task = bar.add_task("joining", total=len(job.files))
         for n in range(job.parts):
-            part = job.part(n)
-            try:
-                with np.load(job.file(n)) as content:
-                    images = content["images"]
-            except DAMAGED as error:
-                job.file(n).unlink(missing_ok=True)
-                raise DataError(f"{job.file(n)}: damaged ({error}); run again to decode its images again") from error
+            part, images = job.part(n), job.read(n, "images")
             numbers = np.arange(len(part)) + n * PART
             good = np.array([i not in lost for i in numbers], bool)
             labels = np.array([file.label for file in part])

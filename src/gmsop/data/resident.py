@@ -45,8 +45,8 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.tensor(list(self.sampler), dtype=torch.long, device=self.images.device)
-        for indices in order.split(self.batch_size):
-            if self.drop_single and len(indices) == 1 and len(self.sampler) > 1:
+        for indices in order.split(self.batch_size) if len(order) else ():
+            if self.drop_single and len(indices) == 1 < min(self.batch_size, len(self.sampler)):
                 return
             rows = indices % len(self.images)
             images = self.images.index_select(0, rows)

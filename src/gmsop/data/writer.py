@@ -99,11 +99,13 @@ class PackedWriter:
         self.add_batch(image[None], np.array([label]), split)
 
     def add_batch(self, images: Image, labels: NDArray[Any], split: str | None = None) -> None:
-        """Append images, (k, S, S, 3) uint8 RGB, of one split."""
+        """Append images, (k, S, S, 3) uint8 RGB, of one split. `labels`: (k,) integers."""
         total = sum(self.counts.values())
         shape = (self.image_size, self.image_size, 3)
         if images.shape[1:] != shape or images.dtype != np.uint8:
             raise DataError(f"image {total}: expected uint8 {shape}, got {images.dtype} {images.shape[1:]}")
+        if np.shape(labels) != images.shape[:1] or labels.dtype.kind not in "iu":
+            raise DataError(f"image {total}: {len(images)} images, but labels {labels.dtype} {np.shape(labels)}")
         wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_names)))
         if len(wrong):
             first = wrong[0]
