@@ -52,12 +52,28 @@ def test_a_compiled_model_is_saved_as_what_it_is(tmp_path):
     assert load_model(tmp_path / "m.safetensors").state_dict().keys() == model.state_dict().keys()
 
 
+def test_tied_components_are_saved_apart(tmp_path):
+    model = gmsop.create_model("gm_gap_4_2_tiny", 3)
+    model.pool.components[1].conv.weight = model.pool.components[0].conv.weight
+    save_model(model, tmp_path / "m.safetensors")
+    first, second = (c.conv.weight for c in load_model(tmp_path / "m.safetensors").pool.components[:2])
+    assert torch.equal(first, second)
+
+
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     with pytest.raises(ConfigError, match=r"takes a model of gmsop\.create_model, got a Linear"):
         save_model(torch.nn.Linear(2, 2), tmp_path / "m.safetensors")
     model = gmsop.create_model("gap_tiny", 3)
     model.pretrained_cfg["label_names"] = ["a"]
     with pytest.raises(ConfigError, match="label_names must be 3 names"):
+        save_model(model, tmp_path / "m.safetensors")
+    model = gmsop.create_model("gap_tiny", 3)
+    model.fc = torch.nn.Linear(model.fc.in_features, 5)
+    with pytest.raises(ConfigError, match=r"not gap_tiny as it was built .* of another shape \(fc\.weight, fc\.bias\)"):
+        save_model(model, tmp_path / "m.safetensors")
+    model = gmsop.create_model("sr_sop_tiny", 3)
+    model.pool.num_iters = 5
+    with pytest.raises(ConfigError, match="another number of Newton-Schulz iterations"):
         save_model(model, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
     with pytest.raises(CheckpointError, match=r"a folder; name the file in it, such as .*model\.safetensors"):

@@ -1,6 +1,8 @@
 """The page: what it says agrees with the run's files, it needs no network, and it fits a desk and a phone."""
 
+import base64
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -12,10 +14,10 @@ import yaml
 from tiny import recipe
 
 from gmsop.cli import main
-from gmsop.data import PackedDataset
+from gmsop.data import PackedDataset, PackedWriter
 from gmsop.errors import ConfigError, DataError
 from gmsop.metrics import read_metrics
-from gmsop.report import write_report
+from gmsop.report import figures, write_report
 from gmsop.report.folder import read_run
 from gmsop.report.samples import favourites
 from gmsop.training import train
@@ -116,6 +118,79 @@ def test_without_the_data_the_rest_is_still_there(runs, tmp_path):
         (folder / "validation.npz").write_bytes(whole[:kept])
         write_report([folder], tmp_path / "page.html")
         assert "Worst classes" not in (tmp_path / "page.html").read_text()
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def rewrite(file: Path, **changes: object) -> None:
+    arrays = dict(np.load(file)) | changes
+    np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: flip(run / "validation.npz"),
+        lambda run: np.save((run / "validation.npz").open("wb"), np.zeros(3)),
+        lambda run: rewrite(run / "validation.npz", gate_chosen=None),
+        lambda run: rewrite(run / "validation.npz", gate_weight=np.zeros((10, 4))),
+        lambda run: edit(run / "timing.csv", "epoch", "time"),
+        lambda run: edit(
+            run / "metrics.csv",
+            ",",
+            ",nan,",
+        ),
+        lambda run: edit(run / "metrics.csv", "epoch", "time"),
+        lambda run: edit(run / "metrics.csv", "val/top5_error", "top5"),
+        lambda run: (run / "recipe.yaml").write_text("{}"),
+    ],
+)
+def test_damaged_files_cost_their_part_of_the_page_or_are_named(runs, tmp_path, damage):
+    shutil.copytree(runs[0], tmp_path / "run")
+    damage(tmp_path / "run")
+    try:
+        write_report([tmp_path / "run"], tmp_path / "page.html")
+    except ConfigError as error:
+        assert "run: damaged" in str(error)  # noqa: PT017 (or no error at all)
+    else:
+        assert "Top-1 error" in (tmp_path / "page.html").read_text()
+
+
+def test_names_that_would_be_formulas_or_hidden(runs, tmp_path):
+    paths = [tmp_path / above / name for above in "ab" for name in ("$^$", "_x")]
+    for path in paths:
+        shutil.copytree(runs[0], path)
+    write_report(paths, tmp_path / "page.html")
+    assert [row[0] for row in cells(tmp_path / "page.html", "results")[1:]] == ["a/$^$", "a/_x", "b/$^$", "b/_x"]
+    drawn = svg(figures.curves({"_x": {0: {"lr": 1.0}}, "$5-$10" + 40 * "0": {0: {"lr": 1.0}}}, {"lr": "-"}, ""))
+    assert "<!--  _x -->" in drawn
+    assert f"<!-- $5-$10{25 * '0'}… -->" in drawn
+
+
+def svg(url: str) -> str:
+    return base64.b64decode(url.partition(",")[2]).decode()
+
+
+def test_a_set_of_other_classes_costs_only_the_samples(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "run")
+    with PackedWriter(tmp_path / "other", 16, {"val": 1}, ["a", "b"], "", "box") as writer:
+        writer.add(np.zeros((16, 16, 3), np.uint8), 0)
+    with pytest.raises(DataError, match="its classes are not those of the run"):
+        write_report([tmp_path / "run"], tmp_path / "page.html", tmp_path / "other")
+    starts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    (tmp_path / "run" / "environment.json").write_text(json.dumps([starts[0] | {"data": str(tmp_path / "other")}]))
+    write_report([tmp_path / "run"], tmp_path / "page.html")
+    assert "are not those of the run; --data names another set" in (tmp_path / "page.html").read_text()
 
 
 def test_the_best_epoch_is_the_one_whose_weights_were_kept(runs, tmp_path):

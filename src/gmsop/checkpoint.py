@@ -16,7 +16,7 @@ from torch import Tensor
 from gmsop.errors import CheckpointError, ConfigError, GmsopError
 from gmsop.files import writing
 from gmsop.models import create_model
-from gmsop.nn import PooledClassifier
+from gmsop.nn import ISqrtCovPool, PooledClassifier
 
 FORMAT = "gmsop-model"
 MAX_SIZE = 2**14
@@ -44,10 +44,7 @@ def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str |
     """
     try:
         _check_input(description)
-        init_args: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in description["init_args"].items()
-        }
-        model = create_model(description["name"], description["num_classes"], **init_args)
+        model = _create(description)
         extra = {k: tuple(v) if k in ("mean", "std", "input_size") else v for k, v in description["input"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, GmsopError) as error:
         raise CheckpointError(f"{source}: the description of the model is not one of gmsop's ({error})") from error
@@ -57,6 +54,11 @@ def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str |
         model.to(dtypes.pop())
     load_state(model, state, source)
     return model.eval()
+
+
+def _create(description: dict[str, Any]) -> PooledClassifier:
+    init_args: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["init_args"].items()}
+    return create_model(description["name"], description["num_classes"], **init_args)
 
 
 def _check_input(description: dict[str, Any]) -> None:
@@ -81,18 +83,40 @@ def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | 
     Raises:
         CheckpointError: entries missing, left over, or of another shape.
     """
-    wanted = model.state_dict()
+    if text := _differences(model.state_dict(), state):
+        name = model.pretrained_cfg.get("architecture", "this model")
+        raise CheckpointError(f"{source}: the weights are not those of {name}: {text}")
+    model.load_state_dict(state)
+
+
+def _differences(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """In what entries `state` is not like `wanted`; "" where it is."""
     problems = {
         "missing": [k for k in wanted if k not in state],
         "left over": [k for k in state if k not in wanted],
         "of another shape": [k for k in wanted if k in state and state[k].shape != wanted[k].shape],
     }
-    if any(problems.values()):
-        text = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-                         for what, keys in problems.items() if keys)  # fmt: skip
-        name = model.pretrained_cfg.get("architecture", "this model")
-        raise CheckpointError(f"{source}: the weights are not those of {name}: {text}")
-    model.load_state_dict(state)
+    return "; ".join(
+        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        for what, keys in problems.items()
+        if keys
+    )
+
+
+def _require_described(model: PooledClassifier, state: dict[str, Tensor]) -> None:
+    """Refuse a model that was changed since it was built in what its description does not say."""
+    with torch.device("meta"):
+        built = _create(describe(model))
+    text = _differences(built.state_dict(), state)
+    iterations = [[m.num_iters for m in net.modules() if isinstance(m, ISqrtCovPool)] for net in (model, built)]
+    if not text and iterations[0] != iterations[1]:
+        text = "another number of Newton-Schulz iterations"
+    if text:
+        name = model.pretrained_cfg["architecture"]
+        raise ConfigError(
+            f"the model is not {name} as it was built any more: {text}. Give create_model what should differ; for "
+            "other classes there is reset_classifier"
+        )
 
 
 def save_model(model: PooledClassifier, path: str | Path) -> None:
@@ -109,7 +133,8 @@ def save_model(model: PooledClassifier, path: str | Path) -> None:
     if not isinstance(model, PooledClassifier) or "architecture" not in model.pretrained_cfg:
         raise ConfigError(f"save_model takes a model of gmsop.create_model, got a {type(model).__name__}")
     _check_input(describe(model))
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}  # untied
+    _require_described(model, state)
     with writing(path) as temporary:
         try:
             save_file(state, temporary, metadata={"gmsop": json.dumps(describe(model))})
@@ -124,7 +149,7 @@ def load_model(path: str | Path, averaged: bool = True) -> PooledClassifier:
         averaged: of a checkpoint that holds an average of the weights, too, take that.
 
     Returns:
-        In the dtype it was saved in.
+        In the dtype it was saved in; in float32 where there were several.
 
     Raises:
         CheckpointError: the file is missing, truncated, or no model of gmsop's.

@@ -49,11 +49,11 @@ class Evaluation:
 
 
 def wilson_interval(percent: float, count: int) -> tuple[float, float]:
-    """95 % confidence interval of a share of `count` independent images, in percent; NaN of none.
+    """95 % confidence interval of a share of `count` independent images, in percent; NaN of none, or of NaN.
 
     Source: Wilson 1927; unlike the normal approximation it holds near 0 and 100 %.
     """
-    if count == 0:
+    if count == 0 or math.isnan(percent):
         return math.nan, math.nan
     from scipy.stats import binomtest  # slow to import
 

@@ -14,7 +14,7 @@ Epochs = dict[int, dict[str, float]]
 
 def read_metrics(path: str | Path) -> Epochs:
     """Epoch (from 0) to the values logged in it."""
-    with Path(path).open(newline="") as file:
+    with Path(path).open(newline="", encoding="utf-8") as file:
         return {
             int(row["epoch"]): {k: float(v) for k, v in row.items() if k != "epoch" and v}
             for row in csv.DictReader(file)
@@ -33,7 +33,7 @@ def log_epoch(path: str | Path, epoch: int, values: Mapping[str, float]) -> None
     rows: Epochs = read_metrics(path) if path.exists() else {}
     rows = {e: row for e, row in rows.items() if e < epoch} | {epoch: dict(values)}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    with writing(path) as temporary, temporary.open("w", newline="") as file:
+    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["epoch", *names])
         writer.writeheader()
         writer.writerows({"epoch": e, **row} for e, row in sorted(rows.items()))
@@ -65,7 +65,7 @@ def write_class_errors(path: str | Path, names: Sequence[str], confusion: Tensor
 
 
 def _write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with writing(path) as temporary, temporary.open("w", newline="") as file:
+    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -230,13 +230,13 @@ def recipe_text(name: str) -> str:
         UnknownNameError: neither; the text lists the nearest names.
     """
     if name in recipe_names():
-        return _folder().joinpath(*f"{name}.yaml".split("/")).read_text()
+        return _folder().joinpath(*f"{name}.yaml".split("/")).read_text(encoding="utf-8")
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UnknownNameError(f"no recipe file {name}")
         try:
-            return path.read_text()
+            return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name}: not a readable text file ({error})") from error
     raise UnknownNameError.of("recipe", name, recipe_names())

@@ -270,3 +270,17 @@ def test_another_models_checkpoint_is_not_resumed(small_set, stopped, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint to go on from"):
         train(recipe(), small_set, tmp_path / "x", tmp_path)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_that_goes_on_leaves_no_weights_of_its_earlier_end(small_set, tmp_path, monkeypatch):
+    run = train(recipe(epochs=[1]), small_set, tmp_path / "run")
+    assert (run.folder / "model.safetensors").exists()
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr(TrainingTask, "training_step", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(recipe(epochs=[2]), small_set, run.folder, run.folder, allow_changes=True)
+    assert not (run.folder / "model.safetensors").exists()
+    assert (run.folder / "best.ckpt").exists()

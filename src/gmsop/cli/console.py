@@ -9,8 +9,8 @@ from rich.console import Console
 from gmsop.errors import ConfigError
 from gmsop.files import write_error
 
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def print_result(result: Any) -> None:

@@ -107,6 +107,6 @@ def _decoding(given: dict[str, Any]) -> dict[str, Any]:
 
 def _lines_of(file: str) -> list[str]:
     try:
-        return Path(file).read_text().rstrip("\n").split("\n")
+        return Path(file).read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from error

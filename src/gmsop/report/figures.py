@@ -17,11 +17,20 @@ from gmsop.metrics import Epochs
 WIDTH = 5.2
 """Inches: two fit side by side on a desk, one is still readable on a phone."""
 
+MAX_LABEL = 32
+"""Characters of a name that a figure has room for."""
+
 
 def _url(figure: Figure) -> str:
     buffer = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain(label: str) -> str:
+    """A name as it is, within reason: no formula between two $, nor hidden from the legend by a leading _."""
+    short = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
+    return (" " if label.startswith("_") else "") + short.replace("$", r"\$")
 
 
 def curves(runs: Mapping[str, Epochs], keys: Mapping[str, str], label: str, log: bool = False) -> str:
@@ -38,7 +47,7 @@ def curves(runs: Mapping[str, Epochs], keys: Mapping[str, str], label: str, log:
             values = [(epoch + 1, row.get(key, math.nan)) for epoch, row in sorted(metrics.items())]
             points = [(x, y) for x, y in values if math.isfinite(y)]
             if points:
-                what = f"{name}, {key.split('/')[0]}" if len(keys) > 1 else name
+                what = _plain(name) + (f", {key.split('/')[0]}" if len(keys) > 1 else "")
                 marker = "." if len(points) < 3 else ""
                 axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=what, marker=marker)
     axes.set(xlabel="epoch", ylabel=label)
@@ -79,7 +88,7 @@ def heat_map(values: NDArray[Any], rows: Sequence[str]) -> str:
     axes = figure.add_subplot()
     axes.imshow(values, cmap="Blues", vmin=0, aspect="auto")
     axes.set_xticks(range(width), [str(i) for i in range(width)])
-    axes.set_yticks(range(count), rows)
+    axes.set_yticks(range(count), map(_plain, rows))
     axes.set_xlabel("component")
     half = values.max() / 2
     for row in range(count):

@@ -1,7 +1,9 @@
 """What a run folder says."""
 
+import csv
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,19 @@ from gmsop.checkpoint import load_model
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.metrics import Epochs, read_metrics
 from gmsop.nn import PooledClassifier
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    csv.Error,
+)
+"""What reading a file may raise that is not as a run wrote it."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,10 @@ def read_run(path: Path) -> RunFolder:
         ConfigError: not a run folder, or one without a finished epoch.
         CheckpointError: its weights are damaged.
     """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: a file; a report is about the folder of a run")
     try:
-        recipe = yaml.safe_load((path / "recipe.yaml").read_text())
+        recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
         metrics = read_metrics(path / "metrics.csv")
     except FileNotFoundError as error:
         if not path.is_dir():
@@ -76,10 +93,13 @@ def read_run(path: Path) -> RunFolder:
         missing = Path(error.filename).name
         hint = "the run has not finished an epoch" if missing == "metrics.csv" else "not the folder of a run"
         raise ConfigError(f"{path}: {hint} (it has no {missing})") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: damaged ({error})") from error
+    except (*DAMAGED, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     if not metrics or not isinstance(recipe, dict):
         raise ConfigError(f"{path}: the run has not finished an epoch")
+    for what, rows in ((("model", "epochs"), [recipe]), (("val/top1_error", "val/top5_error"), metrics.values())):
+        if lacking := [key for key in what if any(key not in row for row in rows)]:
+            raise ConfigError(f"{path}: damaged (no {' or '.join(lacking)})")
     weights = next((f for name in ("model.safetensors", "best.ckpt") if (f := path / name).exists()), None)
     if weights is None:
         raise CheckpointError(f"{path}: neither model.safetensors nor best.ckpt")
@@ -90,13 +110,20 @@ def read_run(path: Path) -> RunFolder:
         _or_empty(lambda: read_metrics(path / "timing.csv"), {}),
         _or_empty(lambda: json.loads((path / "environment.json").read_text()), []),
         load_model(weights),
-        _or_empty(lambda: dict(np.load(path / "validation.npz")), {}),
+        _or_empty(lambda: _arrays(path / "validation.npz"), {}),
     )
+
+
+def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+    with np.load(file) as content:
+        arrays = dict(content)
+    gate = {"gate_weight", "gate_chosen"}
+    return arrays if gate <= set(arrays) else {name: arrays[name] for name in set(arrays) - gate}
 
 
 def _or_empty(read: Any, empty: Any) -> Any:
     """A page is made of what is there."""
     try:
         return read()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except DAMAGED:
         return empty

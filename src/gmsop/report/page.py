@@ -52,6 +52,8 @@ def write_report(
     folders = [read_run(path) for path in runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise ConfigError("the same run is named twice")
+    if data and PackedDataset(data, "val").class_names not in [folder.class_names for folder in folders]:
+        raise DataError(f"{data}: its classes are not those of the run {' or '.join(str(f.path) for f in folders)}")
     labels = _labels(folders)
     environment = Environment(
         loader=PackageLoader("gmsop.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -70,15 +72,17 @@ def write_report(
         ],
     )  # fmt: skip
     with writing(page) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
-    """Names of the folders, with their parents' where they are not enough."""
-    names = [folder.name for folder in folders]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{folder.path.resolve().parent.name}/{folder.name}" for folder in folders]
+    """Names of the folders, with those of as many folders above as it takes to tell them apart."""
+    paths = [folder.path.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, paths))):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder.path.resolve()) for folder in folders]
 
 
 def _row(label: str, folder: RunFolder) -> dict[str, Any]:
@@ -138,13 +142,13 @@ def _details(label: str, folder: RunFolder, data: str | Path | None, images: int
     samples, why_not = _samples(folder, data, images, progress)
     gated = "gate_weight" in folder.arrays
     shown, note = _heat_rows(folder) if gated else ([], "")
-    weight = folder.arrays["gate_weight"][shown] if gated else np.zeros((0, 0))
+    weight = folder.arrays["gate_weight"][shown] if shown else np.zeros((0, 0))
     share = 100 * weight / np.maximum(weight.sum(1, keepdims=True), 1e-30)
     return {
         "label": label,
         "gated": gated,
         "loads": figures.loads(folder.metrics) if gated else "",
-        "heat": figures.heat_map(share, [folder.class_names[i] for i in shown]) if gated else "",
+        "heat": figures.heat_map(share, [folder.class_names[i] for i in shown]) if shown else "",
         "heat_note": note,
         "dead": [i for i, n in enumerate(folder.arrays["gate_chosen"].sum(0)) if n == 0] if gated else [],
         "samples": samples,
@@ -182,7 +186,7 @@ def _samples(folder: RunFolder, data: str | Path | None, images: int, progress: 
             raise
         return [], f"The set that the run was trained on cannot be read ({error}); --data names another place."
     if dataset.class_names != folder.class_names:
-        raise DataError(f"{path}: its classes are not those of the run {folder.path}")
+        return [], f"The classes of {path} are not those of the run; --data names another set."
     return favourites(folder.model, dataset, images, progress=progress), ""
 
 

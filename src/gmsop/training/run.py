@@ -168,6 +168,7 @@ def _begin_folder(
     if checkpoint is not None and path is not None:
         take_along(path, checkpoint, out)
         go_on_from(path, out)
+        (out / "model.safetensors").unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
     note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed)
 
