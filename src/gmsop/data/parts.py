@@ -119,7 +119,7 @@ def pack_files(
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise DataError(
             f"{len(bad)} of {len(job.files)} images cannot be read:\n{shown}{more}\nMend them and run again (what "
-            f"is decoded is kept), or skip them with --on_error skip"
+            f"is decoded is kept, if no image is added or removed), or skip them with --on_error skip"
         )
     if options.shard:
         return bad
