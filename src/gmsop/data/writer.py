@@ -104,8 +104,8 @@ class PackedWriter:
         shape = (self.image_size, self.image_size, 3)
         if images.shape[1:] != shape or images.dtype != np.uint8:
             raise DataError(f"image {total}: expected uint8 {shape}, got {images.dtype} {images.shape[1:]}")
-        if np.shape(labels) != images.shape[:1] or labels.dtype.kind not in "iu":
-            raise DataError(f"image {total}: {len(images)} images, but labels {labels.dtype} {np.shape(labels)}")
+        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+            raise DataError(f"image {total}: {len(images)} images, but labels {labels.dtype} {labels.shape}")
         wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_names)))
         if len(wrong):
             first = wrong[0]
