@@ -193,6 +193,8 @@ class _Job:
                 mark, found = str(content["job"]), np.asarray(content[name])
         except FileNotFoundError as error:
             raise DataError(f"{file}: gone; is another job writing the same set?") from error
+        except MemoryError:
+            raise
         except Exception as error:  # where a byte is not as it was written, almost anything
             file.unlink(missing_ok=True)
             raise DataError(f"{file}: damaged ({error}); run again to decode its images again") from error
