@@ -103,11 +103,11 @@ def _differences(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str:
     )
 
 
-def _require_described(model: PooledClassifier, state: dict[str, Tensor]) -> None:
+def _require_described(model: PooledClassifier, description: dict[str, Any]) -> None:
     """Refuse a model that was changed since it was built in what its description does not say."""
     with torch.device("meta"):
-        built = _create(describe(model))
-    text = _differences(built.state_dict(), state)
+        built = _create(description)
+    text = _differences(built.state_dict(), model.state_dict())
     iterations = [[m.num_iters for m in net.modules() if isinstance(m, ISqrtCovPool)] for net in (model, built)]
     if not text and iterations[0] != iterations[1]:
         text = "another number of Newton-Schulz iterations"
@@ -132,12 +132,14 @@ def save_model(model: PooledClassifier, path: str | Path) -> None:
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     if not isinstance(model, PooledClassifier) or "architecture" not in model.pretrained_cfg:
         raise ConfigError(f"save_model takes a model of gmsop.create_model, got a {type(model).__name__}")
-    _check_input(describe(model))
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}  # untied
-    _require_described(model, state)
+    description = describe(model)
+    _check_input(description)
+    _require_described(model, description)
+    # Copies: safetensors refuses tensors that share memory, as those of tied components do.
+    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
     with writing(path) as temporary:
         try:
-            save_file(state, temporary, metadata={"gmsop": json.dumps(describe(model))})
+            save_file(state, temporary, metadata={"gmsop": json.dumps(description)})
         except SafetensorError as error:  # it wraps the operating system's error in text
             raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
 

@@ -119,6 +119,14 @@ def test_a_truncated_file_is_named(tmp_path, sample, kind, keep):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["down"]
 
 
+def test_a_damaged_header_is_named(tmp_path, sample):
+    release(tmp_path / "down", sample, "npz")
+    file = next(f for f in sorted((tmp_path / "down").iterdir()) if "batch_7" in f.name)
+    file.write_bytes(file.read_bytes().replace(b"}", b" "))  # NumPy reads its headers as Python
+    with pytest.raises(DataError, match=r"batch_7.*damaged"):
+        pack_imagenet(tmp_path / "down", tmp_path / "set")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

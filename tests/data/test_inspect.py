@@ -93,3 +93,11 @@ def test_a_description_without_its_source_is_damaged(mixed, capfd):
     assert main(["data", "inspect", str(mixed)]) == 1
     assert "meta.json: damaged" in capfd.readouterr().err
     assert main(["data", "verify", str(mixed), "--sheet=x.png"]) == 1
+
+
+def test_a_set_that_has_only_val(tmp_path, capfd):
+    with PackedWriter(tmp_path / "set", 8, {"val": 2}, ["a", "b"], "", "box") as writer:
+        for label in range(2):
+            writer.add(np.full((8, 8, 3), label, np.uint8), label)
+    assert main(["data", "inspect", str(tmp_path / "set")]) == 0
+    assert (tmp_path / "set.png").exists()

@@ -79,7 +79,7 @@ def _weights_and_iterations(component: nn.Module) -> tuple[list[Tensor], int | N
             return None
     else:
         return None
-    if not all(map(_is_product, convs)) or any(map(_is_hooked, [component, *convs, *others])):
+    if not all(map(_is_product, convs)) or any(map(_is_changed, [component, *convs, *others])):
         return None
     return [_parameter(conv, "weight") for conv in convs], num_iters
 
@@ -99,7 +99,7 @@ def _is_product(conv: Any) -> bool:
 _PRODUCT = (None, (1, 1), (1, 1), (0, 0), 1)
 
 
-def _is_hooked(part: nn.Module) -> bool:
-    """Or given another `forward` of its own, as libraries do that patch a model."""
+def _is_changed(part: nn.Module) -> bool:
+    """Whether it has a hook, or was given a `forward` of its own, as libraries do that patch a model."""
     hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
     return bool(hooks) or "forward" in part.__dict__

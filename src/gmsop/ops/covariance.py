@@ -61,6 +61,7 @@ def _centred(x: Tensor) -> Tensor:
 
 
 def _covariance(x: Tensor) -> Tensor:
+    """In functions that `torch.func` can go through: none in place, none with an `out`."""
     centred = _centred(x)
     # No `out`: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
     return torch.bmm(centred, centred.mT) / x.shape[2]

@@ -173,6 +173,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _newton_schulz(cov: Tensor, num_iters: int) -> Tensor:
+    """In functions that `torch.func` can go through: none in place, none with an `out`."""
     trace = cov.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     flat = trace == 0
     root = torch.where(flat, 0, torch.where(flat, 1, trace).sqrt())  # whose gradient at zero is not infinite
