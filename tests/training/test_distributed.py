@@ -1,18 +1,17 @@
 """Two processes with half a batch each do what one does with the whole."""
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
+from child import be_rank, free_port
+from global_step import PREFERENCES, Step, batch
 from tiny import recipe, same, weights
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,18 +22,12 @@ from gmsop.errors import ConfigError
 from gmsop.evaluation import EvaluationTask, evaluate
 from gmsop.metrics import read_metrics
 from gmsop.models import create_model
-from gmsop.nn import TopKGate
-from gmsop.recipe import Recipe
 from gmsop.training import TrainingTask, train
 from gmsop.training.totals import epoch_means
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
 
 STD = (0.25, 0.25, 0.25)
-EVERYONE = torch.stack([99.0 * torch.eye(4)[[i % 4, (i + 1) % 4]].sum(0) for i in (0, 1, 2, 3) * 2])
-ONE_RANK_STARVES = torch.tensor([[99.0, 99, 0, 0]] * 4 + [[0, 0, 99, 99.0]] * 4)
-ALL_STARVE = torch.tensor([[9.0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 0, 9], [9, 0, 0, 9]] * 2) - torch.tensor([0, 0, 99, 0])
-PREFERENCES = {"everyone": EVERYONE, "one rank starves": ONE_RANK_STARVES, "all starve": ALL_STARVE}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,49 +38,9 @@ def one_thread():
         yield
 
 
-class Preferring(TopKGate):
-    """Adds to each image's scores what it is told."""
-
-    def forward(self, x, noise=None):
-        routing = super().forward(x, noise)
-        logits = routing.logits + self.preference
-        gates, indices = logits.topk(self.top_k)
-        return routing._replace(logits=logits, indices=indices, gates=gates.softmax(1))
-
-
-class Step(torch.nn.Module):
-    """The training step as DDP's forward. Batch statistics are fixed, since they are not part of the question."""
-
-    def __init__(self, preference: torch.Tensor, ranks: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        model = create_model("gm_sop_4_2_tiny", 10)
-        model.pretrained_cfg.update(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-        gate = model.pool.gate
-        gate.__class__ = Preferring
-        gate.preference = preference.double()
-        torch.nn.init.normal_(gate.weight)
-        gate.noise_weight.requires_grad_(False)  # no noise in evaluation
-        self.task = TrainingTask(model.double().eval(), Recipe(flip="none"))
-        self.task._trainer = SimpleNamespace(world_size=ranks, num_training_batches=1)
-
-    def forward(self, images, labels):
-        return self.task.training_step((images, labels), 0)
-
-
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(1)
-    return torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8), torch.randint(10, (8,))
-
-
-def gradients(step: Step) -> dict[str, torch.Tensor]:
-    return {name: p.grad for name, p in step.task.model.named_parameters() if p.requires_grad}
-
-
-def one_rank(rank: int, folder: str, set_path: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def one_rank(rank: int, folder: str, set_path: str, port: int) -> None:
+    be_rank(rank, port)
+    torch.distributed.init_process_group("gloo")
     share, found = slice(rank * 4, rank * 4 + 4), {}
     for name, preference in PREFERENCES.items():
         images, labels = batch()
@@ -96,7 +49,7 @@ def one_rank(rank: int, folder: str, set_path: str) -> None:
         loss = parallel(images[share], labels[share])
         loss.backward()
         sums = step.task.totals.gather()
-        found[name] = {"loss": loss.detach(), "gradients": gradients(step), "totals": sums}
+        found[name] = {"loss": loss.detach(), "gradients": step.gradients(), "totals": sums}
     task = EvaluationTask(load_model(f"{folder}/model.safetensors"))
     task._reset()
     with torch.no_grad():
@@ -113,7 +66,7 @@ def one_rank(rank: int, folder: str, set_path: str) -> None:
 def ranks(tmp_path_factory, small_set):
     folder = tmp_path_factory.mktemp("ranks")
     save_model(create_model("gm_sop_4_2_tiny", 10), folder / "model.safetensors")
-    mp.spawn(one_rank, (str(folder), str(small_set)), nprocs=2)
+    mp.spawn(one_rank, (str(folder), str(small_set), free_port()), nprocs=2)
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -124,7 +77,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(ranks, name):
     loss.backward()
     found = [rank[name] for rank in ranks[1]]
     assert relative_error((found[0]["loss"] + found[1]["loss"]) / 2, loss.detach()) < 1e-12
-    for key, gradient in gradients(step).items():
+    for key, gradient in step.gradients().items():
         for rank in found:
             if gradient.norm() == 0:  # a component that no image of either rank went to
                 assert rank["gradients"][key].norm() == 0, key
@@ -177,9 +130,7 @@ def two(small_set, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("two")
     words = command(tmp_path, small_set, tmp_path / "run", "torchrun")
     at = words.index("--standalone")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        meet = f"localhost:{free.getsockname()[1]}"
+    meet = f"localhost:{free_port()}"
     words[at : at + 3] = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", meet]
     files = [(tmp_path / f"machine{i}").open("w+") for i in range(2)]
     outs = [str(tmp_path / "run"), str(tmp_path / "not shared")]
@@ -237,10 +188,8 @@ def test_another_number_of_processes_goes_on_and_says_so(two, small_set, tmp_pat
 
 
 def poisoned(rank: int, folder: str, set_path: str, port: int) -> None:
-    """A rank, as `torchrun` would start it, of which the second has a loss that is not finite in the third pass."""
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
+    """A rank, of which the second has a loss that is not finite in the third pass."""
+    be_rank(rank, port)
     original = TrainingTask.training_step
 
     def step(task, batch, index):
@@ -257,10 +206,7 @@ def poisoned(rank: int, folder: str, set_path: str, port: int) -> None:
 
 
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(small_set, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.spawn(poisoned, (str(tmp_path), str(small_set), port), nprocs=2)
+    mp.spawn(poisoned, (str(tmp_path), str(small_set), free_port()), nprocs=2)
     metrics = read_metrics(tmp_path / "run" / "metrics.csv")
     assert metrics[0]["train/skipped_passes"] == 2  # one on each rank
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
