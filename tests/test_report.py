@@ -112,7 +112,7 @@ def test_without_the_data_the_rest_is_still_there(runs, tmp_path):
     write_report([folder], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "does not say what it was trained on" in text
-    assert "environment.json is missing" in text
+    assert "environment.json is missing or damaged" in text
     whole = (folder / "validation.npz").read_bytes()
     for kept in (0, len(whole) // 2):
         (folder / "validation.npz").write_bytes(whole[:kept])
@@ -145,6 +145,8 @@ def rewrite(file: Path, **changes: object) -> None:
         (lambda run: rewrite(run / "validation.npz", gate_chosen=None), "The gate"),
         (lambda run: rewrite(run / "validation.npz", gate_weight=np.zeros((10, 4))), "Where the classes go"),
         (lambda run: edit(run / "timing.csv", "epoch", "time"), None),
+        (lambda run: (run / "environment.json").write_text('[1, {"packages": null}]'), "<dt>versions</dt>"),
+        (lambda run: (run / "environment.json").write_text("7"), "<dt>versions</dt>"),
     ],
 )
 def test_a_damaged_file_costs_its_part_of_the_page(runs, tmp_path, damage, lacking):

@@ -92,6 +92,15 @@ def test_an_archive_beside_what_was_unpacked_from_it(tmp_path, sample):
     np.testing.assert_array_equal(PackedDataset(tmp_path / "set", "train").images, images[:30])
 
 
+def test_batches_behind_a_link(tmp_path, sample):
+    images, _ = release(tmp_path / "elsewhere", sample, "npz")
+    (tmp_path / "down").mkdir()
+    (tmp_path / "down" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "down")
+    pack_imagenet(tmp_path / "down", tmp_path / "set")
+    np.testing.assert_array_equal(PackedDataset(tmp_path / "set", "train").images, images[:30])
+
+
 @pytest.mark.parametrize("kind", ["half a download", "a later version"])
 def test_an_odd_archive_of_something_else_does_not_matter(tmp_path, sample, kind):
     images, _ = release(tmp_path / "down", sample, "npz")

@@ -207,6 +207,15 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_image(tmp_path, sample):
+    """Reading it would wait for ever."""
+    many(tmp_path / "src", sample, 4)
+    os.mkfifo(tmp_path / "src" / "train" / "a" / "x.png")
+    with pytest.raises(DataError, match=r"x\.png: not a file but a pipe"):
+        pack_folder(tmp_path / "src", tmp_path / "set", val_fraction=0)
+
+
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, sample, monkeypatch):
     """Its processes too are killed: a job array's time ran out."""
     many(tmp_path / "src", sample, 900)
@@ -301,11 +310,11 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
         "    start = multiprocessing.get_context(START)\n"
         "    pool = ProcessPoolExecutor(1, start, initializer=follow_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 60)\n"
+        "    pool.submit(time.sleep, 300)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     (tmp_path / "start.py").write_text(code)
-    done = subprocess.run([sys.executable, tmp_path / "start.py"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, tmp_path / "start.py"], capture_output=True, text=True, timeout=120)
     child, deadline = int(done.stdout), time.monotonic() + 20
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -71,6 +71,11 @@ def test_impossible_k_is_refused(k):
         ops.top_k_indices(torch.zeros(1, 4), k)
 
 
+def test_scores_of_one_image_without_a_batch_are_refused():
+    with pytest.raises(ConfigError, match=r"expected scores \(B, N\), got shape \(4,\)"):
+        ops.top_k_indices(torch.zeros(4), 2)
+
+
 def test_gates_are_a_softmax_over_the_selected_only():
     logits = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.double)
     indices = ops.top_k_indices(logits, 2)

@@ -119,7 +119,9 @@ def test_the_kernel_stands_in_the_same_place(monkeypatch):
     assert len(called) == 2
 
 
-@pytest.mark.parametrize("x", [torch.randn(2, 3), torch.zeros(2, 3, 4, dtype=torch.int), torch.randn(2, 3, 0)])
+@pytest.mark.parametrize(
+    "x", [torch.randn(2, 3), torch.zeros(2, 3, 4, dtype=torch.int), torch.randn(2, 3, 0), torch.randn(2, 0, 3)]
+)
 def test_bad_features(x):
     with pytest.raises(ConfigError, match="second_order_pool"):
         ops.second_order_pool(x)

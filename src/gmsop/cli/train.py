@@ -1,6 +1,5 @@
 """`gmsop train`: training by a recipe."""
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.console import device_count, free_folder, out, print_result
+from gmsop.environment import read_starts
 from gmsop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -143,10 +143,10 @@ def _recorded_data(resume: str) -> str | None:
     Raises:
         ConfigError: it is not there any more.
     """
-    try:
-        path = json.loads((_run_folder(resume) / "environment.json").read_text())[-1]["data"]
-    except (OSError, ValueError, LookupError, TypeError):
+    starts = read_starts(_run_folder(resume) / "environment.json")
+    if not starts:
         return None
-    if not Path(path).is_dir():
-        raise ConfigError(f"--resume {resume}: its images were in {path}, which is not there any more; pass --data")
-    return str(path)
+    data = str(starts[-1]["data"])
+    if not Path(data).is_dir():
+        raise ConfigError(f"--resume {resume}: its images were in {data}, which is not there any more; pass --data")
+    return data

@@ -9,6 +9,7 @@ from pathlib import Path
 from gmsop.data.images import EXTENSIONS
 from gmsop.data.packed import SPLITS
 from gmsop.data.parts import PackOptions, UnreadableImage, pack_files
+from gmsop.data.walk import walk
 from gmsop.errors import ConfigError, DataError
 from gmsop.progress import progress_bar
 
@@ -89,7 +90,7 @@ def image_classes(folder: Path, strict: bool = False, progress: bool = False) ->
             if child.is_dir() and not child.name.startswith("."):
                 files = [
                     f"{inner}{os.sep}{name}"
-                    for inner, names in sorted(_walk(child))
+                    for inner, names in sorted(walk(child, _refuse))
                     for name in sorted(names)
                     if Path(name).suffix.lower() in EXTENSIONS
                 ]
@@ -103,24 +104,10 @@ def image_classes(folder: Path, strict: bool = False, progress: bool = False) ->
     return found
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder below, through links as torchvision goes, with the names of its files; none within itself."""
-    for inner, children, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        links = {child for child in children if Path(inner, child).is_symlink()}
-        above = {path.resolve() for path in (Path(inner), *Path(inner).parents)} if links else set()
-        children[:] = [c for c in children if c not in links or Path(inner, c).resolve() not in above]
-        yield inner, names
-
-
 def _numbered(files: Files, names: list[str]) -> Iterator[tuple[str, int]]:
     for i, name in enumerate(names):
         for file in files.get(name, ()):
             yield file, i
-
-
-def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is an error: without it the labels of all later classes would shift."""
-    raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
 def _draw_split(classes: Files, val_fraction: float, seed: int) -> dict[str, Files]:
@@ -149,3 +136,8 @@ def _listed(file: Path, val_fraction: float, seed: int) -> dict[str, Files]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: not a CSV file ({error})") from error
     return out if has_split else _draw_split(dict(sorted(out["train"].items())), val_fraction, seed)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is an error: without it the labels of all later classes would shift."""
+    raise DataError(f"{error.filename}: {error.strerror}") from error

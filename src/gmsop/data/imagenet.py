@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gmsop.data.packed import SPLITS
 from gmsop.data.safe_pickle import load_arrays
+from gmsop.data.walk import walk
 from gmsop.data.writer import PackedWriter
 from gmsop.errors import ConfigError, DataError, GmsopError
 from gmsop.progress import progress_bar
@@ -133,7 +134,8 @@ def find_batches(source: Path) -> dict[str, Place]:
     plain: dict[str, list[Place]] = {name: [] for name in BATCHES}
     archived: dict[str, list[Place]] = {name: [] for name in BATCHES}
     pattern = re.compile(r"(train_data_batch_\d+|val_data)(\.npz)?")
-    for file in sorted(f for f in source.rglob("*") if f.is_file()):
+    below = (Path(inner, name) for inner, names in walk(source) for name in names)
+    for file in sorted(file for file in below if file.is_file()):
         if (match := pattern.fullmatch(file.name)) and match[1] in plain:
             plain[match[1]].append(Place(file))
         elif file.suffix == ".zip":

@@ -38,7 +38,7 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
     if size < 1:
         raise ConfigError(f"the image size must be at least 1, got {size}")
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with Image.open(io.BytesIO(data if isinstance(data, bytes) else file_content(data))) as image:
             rgb = _to_rgb(image)
     except DataError:
         raise
@@ -49,6 +49,18 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), FILTERS[filter_name])
     return np.asarray(rgb)
+
+
+def file_content(path: Path) -> bytes:
+    """Of a file.
+
+    Raises:
+        DataError: a pipe or a device, which may never end.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder's own error says what it is
+        raise DataError("not a file but a pipe, a socket or a device")
+    return path.read_bytes()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmsop.data.image_list import ImageFile, ImageList
-from gmsop.data.images import FILTERS, decode_rgb
+from gmsop.data.images import FILTERS, decode_rgb, file_content
 from gmsop.data.processes import START, follow_parent
 from gmsop.data.writer import PackedWriter, require_writable_set
 from gmsop.errors import ConfigError, DataError
@@ -259,7 +259,7 @@ def _decode_part(
     for i, file in enumerate(files):
         versions.append(_version(file.path))
         try:
-            images[i] = decode_rgb(file.path.read_bytes(), image_size, filter_name)
+            images[i] = decode_rgb(file_content(file.path), image_size, filter_name)
         except OSError as error:
             bad[i] = error.strerror or str(error)
         except (DataError, ValueError) as error:  # ValueError: a path that no file can have

@@ -62,8 +62,10 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
         (B, k), int64.
 
     Raises:
-        ConfigError: k is below 1 or above N.
+        ConfigError: k is below 1 or above N; `logits` has not two axes.
     """
+    if logits.dim() != 2:
+        raise ConfigError(f"top_k_indices: expected scores (B, N), got shape {tuple(logits.shape)}")
     n = logits.shape[1]
     if not 1 <= k <= n:
         raise ConfigError(f"top_k must be between 1 and the number of components, {n}; got {k}")

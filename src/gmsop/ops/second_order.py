@@ -48,10 +48,10 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
     """
     if shows_its_parts(x):
         return triu_vectorize(newton_schulz_sqrt(covariance_pool(x), num_iters))
-    if x.dim() not in (3, 4) or not x.is_floating_point() or x.shape[2:].numel() == 0:
+    if x.dim() not in (3, 4) or not x.is_floating_point() or x.shape[1:].numel() == 0:
         raise ConfigError(
-            f"second_order_pool: expected floating-point features (B, D, H, W) or (B, D, M) with at least one "
-            f"position, got {x.dtype} of shape {tuple(x.shape)}"
+            f"second_order_pool: expected floating-point features (B, D, H, W) or (B, D, M) with at least one channel "
+            f"and position, got {x.dtype} of shape {tuple(x.shape)}"
         )
     if num_iters < 1:
         raise ConfigError(f"second_order_pool: num_iters must be at least 1, got {num_iters}")

@@ -1,7 +1,6 @@
 """What a run folder says."""
 
 import csv
-import json
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from gmsop.checkpoint import load_model
+from gmsop.environment import read_starts
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.metrics import Epochs, read_metrics
 from gmsop.nn import PooledClassifier
@@ -108,7 +108,7 @@ def read_run(path: Path) -> RunFolder:
         recipe,
         metrics,
         _or_empty(lambda: read_metrics(path / "timing.csv"), {}),
-        _or_empty(lambda: json.loads((path / "environment.json").read_text()), []),
+        read_starts(path / "environment.json"),
         load_model(weights),
         _or_empty(lambda: _arrays(path / "validation.npz"), {}),
     )

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from gmsop.checkpoint import load_model, save_model
 from gmsop.curves import plot_curves
 from gmsop.data import PackedDataset, train_loader, val_loader
+from gmsop.environment import note_start
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation import Evaluation, require_fit, require_share
 from gmsop.files import WriteError, writing
@@ -23,7 +24,6 @@ from gmsop.recipe import Recipe
 from gmsop.trainer import by_torchrun, make_trainer
 from gmsop.training.checkpoints import BEST, LAST, CheckpointFiles, CheckpointWriter, clear_away, go_on_from
 from gmsop.training.console import EpochLines, is_first_process
-from gmsop.training.environment import note_start
 from gmsop.training.loggers import make_loggers
 from gmsop.training.model import fresh_model
 from gmsop.training.resume import fingerprint, open_checkpoint, require_same_passes, take_along, where_it_goes_on

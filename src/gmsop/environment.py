@@ -13,6 +13,9 @@ import torch
 
 from gmsop.files import writing
 
+KINDS = {"time": str, "command": list, "machine": str, "processor": str, "threads": int, "gpus": list, "python": str,
+         "packages": dict, "data": str, "processes": int}  # fmt: skip
+"""Of an entry's values, but for those that may be None."""
 PACKAGES = ("gmsop", "torch", "torchvision", "lightning", "timm", "triton", "numpy")
 
 
@@ -64,9 +67,19 @@ def note_start(file: Path, **more: Any) -> None:
     Raises:
         WriteError: no space, no permission.
     """
-    try:
-        starts = json.loads(file.read_text())
-    except (OSError, ValueError):
-        starts = []
     with writing(file) as temporary:
-        temporary.write_text(json.dumps([*starts, describe_environment() | more], indent=1))
+        temporary.write_text(json.dumps([*read_starts(file), describe_environment() | more], indent=1))
+
+
+def read_starts(file: Path) -> list[dict[str, Any]]:
+    """The entries, oldest first, without those that are not as `note_start` writes them; none of a damaged file."""
+    try:
+        entries = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if _is_start(entry)] if isinstance(entries, list) else []
+
+
+def _is_start(entry: Any) -> bool:
+    kinds = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
+    return all(kinds.get(key) is kind for key, kind in KINDS.items())
