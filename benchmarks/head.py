@@ -7,13 +7,13 @@ import sys
 
 import torch
 
-from gmsop.benchmark.timing import make_current, seconds
+from gmsop.benchmark.timing import seconds
 from gmsop.cli import main
+from gmsop.cli.benchmark import asked_device
 
 
 def ceilings(device: torch.device) -> None:
     """Measured, not looked up: a large copy, and large products in each precision."""
-    device = make_current(device)
     size = 1 << (28 if device.type == "cuda" else 25)
     source = torch.randn(size, device=device)
     target = torch.empty_like(source)
@@ -40,6 +40,5 @@ def ceilings(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else None
-    ceilings(torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu")))
+    ceilings(asked_device(sys.argv[1:]))
     sys.exit(main(["benchmark", "operator", "head", *sys.argv[1:]]))

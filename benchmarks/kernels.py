@@ -43,14 +43,20 @@ class Recorder:
     def compile(self, capability: int) -> tuple[int, int, int]:
         """Registers, stack and shared memory, in bytes but for the registers."""
         how = {name: self.options.pop(name) for name in ("num_warps", "num_stages")}
-        names = self.kernel.arg_names
-        passed = zip(names, self.args, strict=False)  # the rest are constants
-        types = {n: TYPES[a.dtype] if isinstance(a, torch.Tensor) else "i32" for n, a in passed}
-        source = ASTSource(
-            self.kernel,
-            {n: types.get(n, "constexpr") for n in names},
-            {(names.index(n),): value for n, value in self.options.items()},
-        )
+        # As a launch does: 1 is a constant, and of addresses and numbers it is known that 16 divides them.
+        known = dict(zip(self.kernel.arg_names, self.args, strict=False)) | self.options
+        types, constants, divisible = {}, {}, {}
+        for i, name in enumerate(self.kernel.arg_names):
+            value = known[name]
+            if isinstance(value, torch.Tensor):
+                types[name] = TYPES[value.dtype]
+            else:
+                types[name] = "constexpr" if name in self.options or value == 1 else "i32"
+            if types[name] == "constexpr":
+                constants[i,] = value
+            elif isinstance(value, torch.Tensor) or value % 16 == 0:
+                divisible[i,] = [["tt.divisibility", 16]]
+        source = ASTSource(self.kernel, types, constants, divisible)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=how)
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(compiled.asm["cubin"])

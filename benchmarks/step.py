@@ -9,13 +9,13 @@ import torch
 
 from gmsop.benchmark.tables import training_step
 from gmsop.cli import main
+from gmsop.cli.benchmark import asked_device
 
 if __name__ == "__main__":
     status = main(["benchmark", "step", *sys.argv[1:]])
     if status:
         sys.exit(status)
-    asked = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else None
-    device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = asked_device(sys.argv[1:])
     batch = 256 if device.type == "cuda" else 16
     step = training_step("gm_sop_16_8_resnet18", batch, device)
     for _ in range(5):

@@ -73,7 +73,11 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
         save_model(model, tmp_path / "m.safetensors")
     model = gmsop.create_model("sr_sop_tiny", 3)
     model.pool.num_iters = 5
-    with pytest.raises(ConfigError, match="another number of Newton-Schulz iterations"):
+    with pytest.raises(ConfigError, match=r"any more: pool\.num_iters is 5"):
+        save_model(model, tmp_path / "m.safetensors")
+    model = gmsop.create_model("gm_sop_4_2_tiny", 3)
+    model.pool.gate.top_k = 3
+    with pytest.raises(ConfigError, match=r"any more: pool\.gate\.top_k is 3"):
         save_model(model, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
     with pytest.raises(CheckpointError, match=r"a folder; name the file in it, such as .*model\.safetensors"):

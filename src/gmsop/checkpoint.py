@@ -16,11 +16,13 @@ from torch import Tensor
 from gmsop.errors import CheckpointError, ConfigError, GmsopError
 from gmsop.files import writing
 from gmsop.models import create_model
-from gmsop.nn import ISqrtCovPool, PooledClassifier
+from gmsop.nn import PooledClassifier
 
 FORMAT = "gmsop-model"
 MAX_SIZE = 2**14
 """Largest width and height, in pixels, that a model file may ask for."""
+SETTINGS = ("num_iters", "top_k", "stride", "padding", "dilation", "groups", "eps")
+"""Of a model's modules: with others the same weights are another network."""
 _INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "source", "label_names")
 
 
@@ -108,9 +110,11 @@ def _require_described(model: PooledClassifier, description: dict[str, Any]) -> 
     with torch.device("meta"):
         built = _create(description)
     text = _differences(built.state_dict(), model.state_dict())
-    iterations = [[m.num_iters for m in net.modules() if isinstance(m, ISqrtCovPool)] for net in (model, built)]
-    if not text and iterations[0] != iterations[1]:
-        text = "another number of Newton-Schulz iterations"
+    settings = [[(k, n, getattr(m, n)) for k, m in net.named_modules() for n in SETTINGS if hasattr(m, n)]
+                for net in (model, built)]  # fmt: skip
+    if not text and settings[0] != settings[1]:
+        module, setting, value = next(own for own, there in zip(*settings, strict=True) if own != there)
+        text = f"{module}.{setting} is {value}"
     if text:
         name = model.pretrained_cfg["architecture"]
         raise ConfigError(

@@ -41,6 +41,17 @@ def test_equals_the_oracle(images, top_k, components, channels, features, positi
         assert not found[2][idle].any()
 
 
+def test_choices_of_any_stride():
+    """Those of a gate in evaluation are the first columns of a sorted order."""
+    x = torch.randn(6, 20, 7, device=DEVICE)
+    weight = torch.randn(5, 18, 20, device=DEVICE)
+    chosen = torch.rand(6, 5, device=DEVICE).argsort(1)[:, :1].flatten()
+    assert not chosen.is_contiguous()
+    grad = torch.randn(6, 18, 7, device=DEVICE)
+    for f, e in zip(run(x, weight, chosen, grad), oracle(x, weight, chosen, grad), strict=True):
+        assert relative_error(f, e) < 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     if dtype == torch.bfloat16 and DEVICE == "cpu":

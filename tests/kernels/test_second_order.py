@@ -37,6 +37,15 @@ def test_equals_the_oracle(batch, dim, positions, num_iters):
         assert relative_error(found, expected) < 1e-5
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="in the interpreter one program does all images anyway")
+@pytest.mark.parametrize(("batch", "dim"), [(1200, 32), (300, 128)])
+def test_more_images_than_programs(batch, dim):
+    x = torch.randn(batch, dim, 40, device=DEVICE)
+    grad = torch.randn(batch, dim * (dim + 1) // 2, device=DEVICE)
+    for found, expected in zip(both(x, grad, 3), oracle(x, grad, 3), strict=True):
+        assert (found - expected).norm(dim=tuple(range(1, found.dim()))).max() < 1e-5 * expected[0].norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_features(dtype):
     x = torch.randn(2, 32, 30, device=DEVICE).to(dtype)

@@ -69,6 +69,14 @@ def test_a_component_without_an_image_gets_a_zero_gradient():
         assert gradients[0].any()
 
 
+def test_autocast_leaves_float64_alone():
+    x, layers, chosen = case()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ops.component_conv(x, layers, chosen)
+    assert out.dtype == torch.double
+    assert relative_error(out, oracle(x, layers, chosen)) < 1e-12
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_autocast(device):
     x, layers, chosen = case(widths=(32, 7, 5), dtype=torch.float, device=device)

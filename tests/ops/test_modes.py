@@ -7,6 +7,7 @@ from compare import relative_error
 from gmsop import ops
 from gmsop.nn import GatedMixture
 from gmsop.ops import naive
+from gmsop.ops.precision import product_precision
 
 
 def second_order(x: torch.Tensor) -> torch.Tensor:
@@ -17,6 +18,27 @@ def gate(features: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor) -> t
     logits = ops.gate_logits(features, weight, weight, noise)
     indices = ops.top_k_indices(logits, 2)
     return ops.dense_gates(ops.top_k_gates(logits, indices), indices, 5)
+
+
+@pytest.fixture
+def settings_of_products():
+    yield torch.backends
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "none"  # as they are at the start
+
+
+def test_kernels_multiply_as_products_are_asked_to(settings_of_products):
+    for asked, precision in (("medium", "bf16"), ("high", "tf32"), ("highest", "tf32x3")):
+        torch.set_float32_matmul_precision(asked)
+        assert product_precision() == precision
+
+
+def test_kernels_follow_the_newer_settings_too(settings_of_products):
+    """Where the older function, asked for its own, raises."""
+    for place in (settings_of_products, settings_of_products.cuda.matmul):
+        for asked, precision in (("tf32", "tf32"), ("ieee", "tf32x3"), ("none", "tf32x3")):
+            place.fp32_precision = asked
+            assert product_precision() == precision
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,5 +1,6 @@
 """The tables of `gmsop benchmark`: operator, head, training step, inference."""
 
+import copy
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -34,15 +35,16 @@ def operator_table(device: torch.device, small: bool = False) -> Iterator[Measur
     if not small:
         candidates["torch.compile of plain"] = torch.compile(baselines.plain)
         candidates["eigh (exact root)"] = baselines.eigh
-    few = x.detach()[:4].double().cpu().requires_grad_()
+    few = torch.arange(batch)[[0, 1, -2, -1]]  # the first and, where a kernel takes one image after the other, the last
+    small_x = x.detach()[few].double().cpu().requires_grad_()
     errors, runs = {}, {}
     for name, function in candidates.items():
         root = naive.eigh_sqrt if "eigh" in name else naive.newton_schulz_sqrt
-        expected = naive.triu_vectorize(root(naive.covariance_pool(few)))
-        (expected_gradient,) = torch.autograd.grad(expected, few, probe[:4].double().cpu())
+        expected = naive.triu_vectorize(root(naive.covariance_pool(small_x)))
+        (expected_gradient,) = torch.autograd.grad(expected, small_x, probe[few].double().cpu())
         out = function(x)
         (gradient,) = torch.autograd.grad(out, x, probe)
-        errors[name] = max(relative_error(out[:4], expected), relative_error(gradient[:4], expected_gradient))
+        errors[name] = max(relative_error(out[few], expected), relative_error(gradient[few], expected_gradient))
         runs[name] = _forward_and_backward(function, x, probe)
     bounds = {name: 1e-2 if "eigh" in name else FLOAT32 for name in candidates}  # eigh divides by small roots
     yield from compare(f"{batch} x 128 x 256, float32", runs, errors, bounds, device, rounds=5 if small else 15)
@@ -55,10 +57,11 @@ def head_table(device: torch.device, small: bool = False) -> Iterator[Measuremen
         for components in [16] if small else [16, 64, 128]:
             head = GatedMixture.second_order(256, components, 8).to(device)
             torch.nn.init.normal_(head.gate.weight)
-            x = torch.randn(batch, 256, 16, 16, device=device).relu()
+            x = torch.randn(batch, 256, 16, 16, device=device).relu().requires_grad_()
             with torch.no_grad():
                 routing = head.gate(x)
             parameters = list(head.components.parameters())
+            inputs = [x, *parameters]
             with torch.no_grad():  # each row of one sign: where a sum is near zero, rounding decides a ReLU's gradient
                 for weight in parameters:
                     weight.abs_()[::2].neg_()
@@ -66,11 +69,10 @@ def head_table(device: torch.device, small: bool = False) -> Iterator[Measuremen
             outs, gradients = {}, {}
             for name, way in ways.items():
                 outs[name] = way(x, routing)
-                gradients[name] = torch.cat([g.flatten() for g in torch.autograd.grad(outs[name].sum(), parameters)])
-            first = next(iter(ways))
-            errors = {n: max(relative_error(outs[n], outs[first]), relative_error(gradients[n], gradients[first]))
-                      for n in ways}  # fmt: skip
-            runs = {n: _training(w, x, routing, parameters) for n, w in ways.items()}
+                gradients[name] = _flat(torch.autograd.grad(outs[name].sum(), inputs))
+            exact = _mixture_in_float64(head, x, routing)
+            errors = {n: max(relative_error(outs[n], exact[0]), relative_error(gradients[n], exact[1])) for n in ways}
+            runs = {n: _training(w, x, routing, inputs) for n, w in ways.items()}
             case = f"batch {batch}, K = 8 of N = {components}"
             yield from compare(case, runs, errors, dict.fromkeys(ways, FLOAT32), device, rounds=5 if small else 11)
 
@@ -128,9 +130,20 @@ def _forward_and_backward(function: Callable[[Tensor], Tensor], x: Tensor, probe
 
 
 def _training(
-    way: Callable[[Tensor, Routing], Tensor], x: Tensor, routing: Routing, parameters: Sequence[Tensor]
+    way: Callable[[Tensor, Routing], Tensor], x: Tensor, routing: Routing, inputs: Sequence[Tensor]
 ) -> Callable[[], object]:
-    return lambda: torch.autograd.grad(way(x, routing).sum(), list(parameters))
+    return lambda: torch.autograd.grad(way(x, routing).sum(), list(inputs))
+
+
+def _mixture_in_float64(head: GatedMixture, x: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    """What comes out of the loop over components, and its gradients, in float64."""
+    exact, x = copy.deepcopy(head).double(), x.detach().double().requires_grad_()
+    out = exact._one_by_one(x, routing._replace(gates=routing.gates.double()))
+    return out, _flat(torch.autograd.grad(out.sum(), [x, *exact.components.parameters()]))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors])
 
 
 def training_step(name: str, batch: int, device: torch.device) -> Callable[[], Tensor]:
@@ -164,6 +177,7 @@ def _untrained(name: str, device: torch.device) -> torch.nn.Module:
     return model
 
 
+@torch.no_grad()
 def _in_float64(model: torch.nn.Module, images: Tensor) -> Tensor:
     out = model.double()(images.double())
     model.float()

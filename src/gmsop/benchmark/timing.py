@@ -26,7 +26,8 @@ class Measurement:
     case: str
     candidate: str
     error: float
-    """Relative error of output and gradients, the largest, against the float64 oracle."""
+    """Relative error of output and gradients, the largest, against float64; of a training step, 0 if its loss is
+    finite."""
     milliseconds: float
     """Median over the rounds."""
     spread: float

@@ -37,7 +37,7 @@ def run(args: Namespace) -> None:
     for name in args.tables:
         if name not in TABLES:
             raise UnknownNameError.of("table", name, list(TABLES))
-    device = _benchmark_device(args.device)
+    device = benchmark_device(args.device)
     about = {
         "hardware": torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -75,7 +75,14 @@ def run(args: Namespace) -> None:
     )
 
 
-def _benchmark_device(name: str) -> "torch.device":
+def asked_device(argv: Sequence[str]) -> "torch.device":
+    """The device of a command line of `gmsop benchmark`, for what a script measures besides."""
+    words = ArgumentParser(exit_on_error=False)
+    arguments(words, argv)
+    return benchmark_device(words.parse_args(list(argv)).device)
+
+
+def benchmark_device(name: str) -> "torch.device":
     import torch
 
     from gmsop.benchmark.timing import make_current

@@ -36,9 +36,10 @@ def usable(device: torch.device) -> bool:
     return not reason
 
 
-def attempt(name: str, run: Callable[[], T], x: torch.Tensor) -> T | None:
+def attempt(name: str, precision: str, run: Callable[[], T], x: torch.Tensor) -> T | None:
     """What `run` gives, on the device of `x`, or None if it cannot: a kernel that does not compile on this GPU, or does
-    not fit, costs speed and one warning, not the run. It is not tried again."""
+    not fit, costs speed and one warning, not the run. For such features, (B, C, M), it is not tried again."""
+    name = f"{name} of {x.shape[1]} channels in {str(x.dtype).removeprefix('torch.')}, {precision},"
     if name in _failed:
         return None
     try:

@@ -23,8 +23,8 @@ def component_conv_forward(x: Tensor, weight: Tensor, chosen: Tensor, precision:
         rows, columns = _tile(features), _tile(positions)
         grid = (pairs, triton.cdiv(features, rows), triton.cdiv(positions, columns))
         _forward_kernel[grid](
-            x, weight, chosen, out, pairs // images, features, channels, positions, *x.stride(), BO=rows, BM=columns,
-            BK=32, PRECISION=precision, num_warps=_warps(rows, columns), num_stages=3,
+            x, weight, chosen.contiguous(), out, pairs // images, features, channels, positions, *x.stride(), BO=rows,
+            BM=columns, BK=32, PRECISION=precision, num_warps=_warps(rows, columns), num_stages=3,
         )  # fmt: skip
     return out
 
@@ -40,8 +40,9 @@ def component_conv_backward_input(
         rows, columns = _tile(channels), _tile(positions)
         grid = (images, triton.cdiv(channels, rows), triton.cdiv(positions, columns))
         _backward_input_kernel[grid](
-            grad, out, weight, chosen, result, pairs // images, features, channels, positions, *grad.stride(),
-            BC=rows, BM=columns, BK=32, PRECISION=precision, num_warps=_warps(rows, columns), num_stages=2,
+            grad, out, weight, chosen.contiguous(), result, pairs // images, features, channels, positions,
+            *grad.stride(), BC=rows, BM=columns, BK=32, PRECISION=precision, num_warps=_warps(rows, columns),
+            num_stages=2,
         )  # fmt: skip
     return result
 

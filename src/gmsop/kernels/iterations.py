@@ -53,13 +53,13 @@ def _w(m, s, N: tl.constexpr):
 
 
 @triton.jit
-def _iterate(y, z, t, a, COUNT: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """Y and Z after COUNT >= 1 steps from Y = A, Z = I; `t` holds what is between. `y` may be `a`."""
+def _iterate(y, z, t, a, count, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+    """Y and Z after `count` >= 1 steps from Y = A, Z = I; `t` holds what is between. `y` may be `a`."""
     product = multiply(a, a, N, BK, PRECISION)
     start = read(a, N)
     save(y, 1.5 * start - 0.5 * product, N)
     save(z, diagonal(1.5, N) - 0.5 * start, N)
-    for _ in range(COUNT - 1):
+    for _ in range(count - 1):
         save(t, multiply(z, y, N, BK, PRECISION), N)
         new_y = 1.5 * read(y, N) - 0.5 * multiply(y, t, N, BK, PRECISION)
         save(y, new_y, N)
@@ -83,28 +83,27 @@ def iterations_backward(
     a, g, y, z, h, u, v, ITERS: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr
 ):
     """For G = dL/dY_T, dL/dA and <G, Y_T>. Overwrites all but A; U and V are not symmetric."""
-    g_dot_root = 0.0
-    for step in tl.static_range(ITERS - 1):
-        # The iterates of each step are computed again: kept, they would crowd the cache.
-        _iterate(y, z, u, a, ITERS - 1 - step, N, BK, PRECISION)
+    if ITERS == 1:
+        product = multiply(g, a, N, BK, PRECISION)
+        g_dot_root = 1.5 * inner(read(g, N), read(a, N)) - 0.5 * inner(product, read(a, N))
+        d = _symmetric_step(g, g, a, N, BK, PRECISION)
+    else:
+        _iterate(y, z, u, a, ITERS - 1, N, BK, PRECISION)
         save(u, multiply(g, y, N, BK, PRECISION), N)  # U' = G Y
-        if step == 0:
-            ygy = multiply(u, y, N, BK, PRECISION, TRANSPOSED=True)
-            g_dot_root = 1.5 * inner(read(g, N), read(y, N)) - 0.5 * inner(ygy, read(z, N))
-            save(h, -0.5 * ygy, N)
-            save(g, _symmetric_step(g, u, z, N, BK, PRECISION), N)
-        else:
+        ygy = multiply(u, y, N, BK, PRECISION, TRANSPOSED=True)
+        g_dot_root = 1.5 * inner(read(g, N), read(y, N)) - 0.5 * inner(ygy, read(z, N))
+        save(h, -0.5 * ygy, N)
+        save(g, _symmetric_step(g, u, z, N, BK, PRECISION), N)
+        for done in range(1, ITERS - 1):
+            # The iterates of each step are computed again: kept, they would crowd the cache.
+            _iterate(y, z, u, a, ITERS - 1 - done, N, BK, PRECISION)
+            save(u, multiply(g, y, N, BK, PRECISION), N)
             save(v, multiply(h, z, N, BK, PRECISION), N)  # V' = H Z
             new_g = _symmetric_step(g, u, z, N, BK, PRECISION)
             save(g, new_g - 0.5 * multiply(v, z, N, BK, PRECISION, TRANSPOSED=True), N)
             new_h = _symmetric_step(h, v, y, N, BK, PRECISION)
             save(h, new_h - 0.5 * multiply(u, y, N, BK, PRECISION, TRANSPOSED=True), N)
-    if ITERS == 1:
-        product = multiply(g, a, N, BK, PRECISION)
-        g_dot_root = 1.5 * inner(read(g, N), read(a, N)) - 0.5 * inner(product, read(a, N))
-    d = _symmetric_step(g, g, a, N, BK, PRECISION)
-    if ITERS > 1:
-        d -= 0.5 * read(h, N)
+        d = _symmetric_step(g, g, a, N, BK, PRECISION) - 0.5 * read(h, N)
     return d, g_dot_root
 
 

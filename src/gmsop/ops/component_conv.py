@@ -25,7 +25,7 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
 
     The cost follows the pairs, not the components, and nothing waits for the host: on a GPU who chose what is only
     read there. Neither features nor weights are copied once per pair. A component that nobody chose gets a zero
-    gradient. Under autocast the products are computed in its dtype.
+    gradient. Under autocast the products are computed in its dtype, but for those of float64 features.
 
     Args:
         x: features, (B, C, M), any strides.
@@ -42,7 +42,7 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
     Source: GM-SOP (NeurIPS 2018), section 3.2, the layers of a parametric component.
     """
     _require_fitting(x, layers, chosen)
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     flat = [w for weights in layers for w in weights]
     if shows_its_parts(x, *flat):

@@ -18,7 +18,7 @@ def layer_forward(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tenso
 
         how = product_precision()
         run = partial(component_conv_forward, x, weight, chosen, how)
-        if (found := kernels.attempt(f"component_conv_forward in {how}", run, x)) is not None:
+        if (found := kernels.attempt("component_conv_forward", how, run, x)) is not None:
             return found
     # The obvious way, with a copy of the weight for every pair: where there is no faster one.
     return torch.bmm(weight.index_select(0, chosen), x.repeat_interleave(_per_row(chosen, x), 0)).relu_()
@@ -32,7 +32,7 @@ def layer_backward(
     if kernels.usable(x.device) and x.dtype != torch.float64:
         how = product_precision()
         run = partial(_by_kernel, grad, out, x, weights, chosen, need_x, need_weights, how)
-        if (found := kernels.attempt(f"component_conv_backward in {how}", run, x)) is not None:
+        if (found := kernels.attempt("component_conv_backward", how, run, x)) is not None:
             return found
     grad, shared_by = torch.ops.aten.threshold_backward(grad, out, 0), _per_row(chosen, x)
     if need_x:

@@ -36,9 +36,13 @@ def like_input(out: Tensor, x: Tensor) -> Tensor:
 
 
 def product_precision() -> str:
-    """How the kernels multiply float32 numbers: what `torch.set_float32_matmul_precision` asks of all products.
+    """How the kernels multiply float32 numbers: what `torch.set_float32_matmul_precision`, or the newer
+    `torch.backends.cuda.matmul.fp32_precision`, asks of all products.
 
     "highest" (PyTorch's default): three TF32 products, which keep float32's digits; "high": one TF32 product, about
     three digits; "medium": bfloat16 operands, about two. Sums are float32 in all of them.
     """
-    return {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]
+    try:
+        return {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]
+    except RuntimeError:  # it refuses to say what the newer setting has set
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"

@@ -73,8 +73,8 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
 
             how = product_precision()
             run = partial(second_order_forward, x, num_iters, how)
-            if (found := kernels.attempt(f"second_order_forward in {how}", run, x)) is not None:
-                return found, *_room(x, num_iters, False)[1:]
+            if (found := kernels.attempt("second_order_forward", how, run, x)) is not None:
+                return found, *_room_to_keep(x, num_iters, False)
             keep = False  # what is kept is decided by the device, not by what goes wrong there
         return _forward(x, num_iters, keep)
 
@@ -94,7 +94,7 @@ def _second_order_pool_backward(
 
             how = product_precision()
             run = partial(second_order_backward, x, grad, num_iters, how)
-            if (found := kernels.attempt(f"second_order_backward in {how}", run, x)) is not None:
+            if (found := kernels.attempt("second_order_backward", how, run, x)) is not None:
                 return found
             out, kept, traces, means = _forward(x, num_iters, True)
         return _backward(x, out, kept, traces, means, grad, num_iters)
@@ -122,11 +122,16 @@ _second_order_pool.register_autograd(_gradients, setup_context=_setup_context)
 
 
 def _room(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    out = x.new_empty(len(x), triu_size(x.shape[1]), dtype=torch.promote_types(x.dtype, torch.float32))
+    return out, *_room_to_keep(x, num_iters, keep)
+
+
+def _room_to_keep(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, dim, _ = x.shape
-    out = x.new_empty(batch, triu_size(dim), dtype=torch.promote_types(x.dtype, torch.float32))
     matrices = (3 if num_iters == 3 else 1) if keep else 0
     length = batch if keep else 0
-    return out, out.new_empty(matrices, batch, dim, dim), out.new_empty(length, 1), out.new_empty(length, dim, 1)
+    empty = partial(x.new_empty, dtype=torch.promote_types(x.dtype, torch.float32))
+    return empty((matrices, batch, dim, dim)), empty((length, 1)), empty((length, dim, 1))
 
 
 def _forward(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
