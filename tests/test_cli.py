@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import gmsop
@@ -16,6 +17,7 @@ from gmsop.cli import COMMANDS, main
 from gmsop.cli.console import free_folder
 from gmsop.data import PackedDataset, PackedWriter
 from gmsop.training import TrainingTask
+from gmsop.training.console import warn
 
 
 def gmsop_(capsys, *words):
@@ -81,7 +83,7 @@ def test_recipes(capsys):
     assert "Nearest: imagenet64/gm_sop" in err
 
 
-def test_train_override_evaluate_resume(small_set, tmp_path, capsys):
+def test_train_override_evaluate_resume(small_set, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     words = (
         "train",
@@ -96,7 +98,8 @@ def test_train_override_evaluate_resume(small_set, tmp_path, capsys):
         "--batch_size",
         45,
     )
-    status, out, err = gmsop_(capsys, *words, "--model_args.top_k=3")
+    asked = (*words, "--model_args.top_k=3")
+    status, out, err = gmsop_(capsys, *asked)
     assert status == 0, err
     assert "epoch 1/1" in out
     assert "gate weight per component" in out
@@ -118,6 +121,32 @@ def test_train_override_evaluate_resume(small_set, tmp_path, capsys):
         status, _, err = gmsop_(capsys, "train", "--resume", run, "--data", small_set, *words)
         assert status == 1
         assert message in err
+
+    (run / "model.safetensors").unlink()  # as if killed just before
+    status, out, err = gmsop_(capsys, "train", "--resume", run)
+    assert status == 0, err
+    assert "the run is complete" in out
+    again = load_model(run / "model.safetensors").state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    status, _, err = gmsop_(capsys, *asked)
+    assert status == 0, err  # a job that had done its work already
+
+
+def test_several_machines_need_out(small_set, capsys, monkeypatch):
+    words = ("train", "--recipe", "demo/gap", "--data", small_set)
+    for variable, more in ((None, ("--num_nodes", 2)), ("TORCHELASTIC_RUN_ID", ()), ("WORLD_SIZE", ())):
+        with monkeypatch.context() as patch:
+            if variable:
+                patch.setenv(variable, "2")
+            status, _, err = gmsop_(capsys, *words, *more)
+        assert status == 1
+        assert "need --out to agree on a folder" in err
+
+
+def test_every_warning_is_shown(capsys, monkeypatch):
+    monkeypatch.setattr(COMMANDS["models"], "run", lambda args: [warn("the disk is full") for _ in range(2)] and None)
+    assert gmsop_(capsys, "models")[2].count("gmsop: warning: the disk is full") == 2
 
 
 def test_a_folder_of_its_own_for_every_run(small_set, tmp_path, capsys, monkeypatch):

@@ -29,7 +29,27 @@ def test_evaluation_counts(small_set):
     assert result.top1_error == pytest.approx(100 * (1 - share), abs=1e-4)
     assert result.top5_error == pytest.approx(100 * (1 - top5), abs=1e-4)
     assert result.class_errors == [0.0 if c == 3 else 100.0 for c in range(10)]
-    assert result.component_load is None
+    assert result.usage is None
+
+
+def test_evaluation_leaves_things_as_they_were(small_set):
+    model = gmsop.create_model("gap_tiny", 10)
+    before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    evaluate(model, PackedDataset(small_set, "val"), precision="64-true")
+    after = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert before == after
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(tmp_path, num_workers):
+    for name in "ab":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        (tmp_path / "val" / name / "0.png").write_bytes(b"no image")
+    dataset = FolderDataset(tmp_path, "val", 64, ["a", "b"])
+    with pytest.raises(DataError) as caught:
+        evaluate(gmsop.create_model("gap_tiny", 2), dataset, num_workers=num_workers)
+    assert str(caught.value) == f"{tmp_path}/val/a/0.png: not an image, or of an unknown format"
 
 
 def test_a_loss_that_is_not_finite_shows(small_set):
@@ -105,7 +125,7 @@ def test_confusion_and_usage(small_set):
     assert torch.allclose(result.usage.weight, weight, atol=1e-4)
     assert result.usage.entropy == pytest.approx(sum(entropy) / 40, rel=1e-4)
     assert result.usage.dead == [i for i in range(4) if chosen[:, i].sum() == 0]
-    assert result.component_load == pytest.approx((weight.sum(0) / 40).tolist(), rel=1e-4)
+    assert result.usage.load == pytest.approx((weight.sum(0) / 40).tolist(), rel=1e-4)
     assert result.seconds > 0
 
 

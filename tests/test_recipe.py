@@ -71,6 +71,11 @@ def test_a_file_is_a_recipe_too(tmp_path):
     assert (recipe.model, recipe.total_epochs, recipe.epochs_per_rate, recipe.lr) == ("gap_tiny", 3, [3], 0.5)
 
 
+def test_numbers_as_people_write_them(tmp_path):
+    (tmp_path / "x.yaml").write_text("weight_decay: 1e-4\nlr: 1\nmodel: gap_tiny\n")
+    assert load_recipe(str(tmp_path / "x.yaml")).weight_decay == 1e-4
+
+
 def test_round_trip_through_yaml(tmp_path):
     recipe = load_recipe("imagenet64/gm_sop_16_8_wrn36_2")
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))

@@ -31,5 +31,9 @@ class DataError(GmsopError, ValueError):
     """Images, labels or a packed set that are not what they should be."""
 
 
+class TrainingWarning(RuntimeWarning):
+    """Something went wrong that a run goes on without."""
+
+
 class TrainingError(GmsopError, RuntimeError):
     """A run that cannot go on."""

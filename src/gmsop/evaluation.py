@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,7 +15,7 @@ from gmsop.data import FolderDataset, PackedDataset, val_loader
 from gmsop.errors import ConfigError, DataError
 from gmsop.nn import GatedMixture, PooledClassifier
 from gmsop.recipe import PRECISIONS
-from gmsop.trainer import make_trainer
+from gmsop.trainer import determinism_as_before, make_trainer
 from gmsop.usage import GateUsage, Usage
 
 
@@ -28,8 +29,6 @@ class Evaluation:
     loss: float
     class_errors: list[float]
     """Top-1 error per class; NaN for a class without images."""
-    component_load: list[float] | None
-    """Share of all gate weight that each component got, or None without a gate."""
     confusion: Tensor = field(compare=False, repr=False)
     """(classes, classes), int64: images by true class (row) and by the model's answer (column)."""
     usage: Usage | None = field(compare=False, repr=False)
@@ -79,11 +78,8 @@ class EvaluationTask(LightningModule):
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (b, S, S, 3) to the model's input (b, 3, S, S): see `model.pretrained_cfg`'s mean and std."""
-        dtype = next(self.model.parameters()).dtype
-        mean, std = (
-            torch.tensor([255 * v for v in self.model.pretrained_cfg[key]], dtype=dtype, device=images.device)
-            for key in ("mean", "std")
-        )
+        dtype, cfg = next(self.model.parameters()).dtype, self.model.pretrained_cfg
+        mean, std = (_in_pixels(tuple(cfg[key]), dtype, images.device) for key in ("mean", "std"))
         return images.to(dtype).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
@@ -115,7 +111,6 @@ class EvaluationTask(LightningModule):
             class_errors=[
                 100 * (1 - r / n) if n else math.nan for r, n in zip(right.tolist(), count.tolist(), strict=True)
             ],
-            component_load=None if usage is None else usage.load,
             confusion=confusion,
             usage=usage,
             seconds=time.perf_counter() - self._evaluation_started,
@@ -154,6 +149,7 @@ def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset)
         raise DataError(f"{dataset.path} holds RGB images, the model takes {model.init_args['in_chans']} channels")
 
 
+@determinism_as_before()
 def evaluate(
     model: PooledClassifier,
     dataset: PackedDataset | FolderDataset,
@@ -183,11 +179,12 @@ def evaluate(
     trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
     require_share(dataset, trainer.world_size)
     loader = val_loader(dataset, batch_size, num_workers, trainer.world_size, trainer.global_rank)
-    device = next(model.parameters()).device
+    first = next(model.parameters())
+    device, dtype = first.device, first.dtype
     try:
         trainer.test(task, loader, verbose=False)
     finally:
-        model.to(device)  # Lightning leaves it on the CPU
+        model.to(device, dtype)  # Lightning leaves it on the CPU, and in the precision that it evaluated in
     return task.result
 
 
@@ -201,3 +198,10 @@ def require_share(dataset: PackedDataset | FolderDataset, ranks: int) -> None:
         raise DataError(
             f"{dataset.path}: {len(dataset)} images of {dataset.split!r} cannot be shared by {ranks} devices"
         )
+
+
+@lru_cache(16)
+def _in_pixels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Shares of white as pixel values; made once, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor([255 * v for v in values], dtype=dtype, device=device)

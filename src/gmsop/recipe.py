@@ -1,6 +1,7 @@
 """A recipe: everything that decides how a model is trained. YAML files in `recipes/`, one per published row."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from itertools import accumulate
@@ -259,9 +260,14 @@ def load_recipe(name: str) -> Recipe:
     for key in values:
         if key not in known:
             raise UnknownNameError.of("recipe key", str(key), known)
-    recipe = Recipe(**values)
+    recipe = Recipe(**{key: _number(value) if _ALLOWED[key] is float else value for key, value in values.items()})
     recipe.check()
     return recipe
+
+
+def _number(value: Any) -> Any:
+    """For YAML 1e-4 is text, and 1.0e-4 a number."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value
 
 
 def _folder() -> "Traversable":

@@ -6,12 +6,14 @@ from gmsop.training.augment import augment_pixels, mix, random_flip, shift_crop
 
 def test_flips():
     images = torch.arange(400 * 3 * 2 * 2, dtype=torch.float).reshape(400, 3, 2, 2)
-    for flip, count in {"none": 1, "both": 1, "random": 2, "all": 4}.items():
-        kinds = set()
+    ways = {"none": {"none"}, "both": {"none"}, "random": {"none", "left to right"}}
+    for flip, expected in (ways | {"all": {"none", "left to right", "upside down", "both"}}).items():
+        found = set()
         for before, after in zip(images, random_flip(images, flip), strict=True):
-            options = [before, before.flip(2), before.flip(1), before.flip(1, 2)]
-            kinds.add(next(i for i, option in enumerate(options) if torch.equal(option, after)))
-        assert len(kinds) == count, flip
+            options = {"none": before, "left to right": before.flip(2), "upside down": before.flip(1)}
+            options["both"] = before.flip(1, 2)
+            found.add(next(way for way, option in options.items() if torch.equal(option, after)))
+        assert found == expected, flip
 
 
 def test_shift_crop_moves_each_image_and_fills_with_black():

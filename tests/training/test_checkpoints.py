@@ -9,12 +9,11 @@ from killed import train_on_a_full_disk
 from tiny import recipe, same, weights
 
 from gmsop.checkpoint import load_model
-from gmsop.errors import CheckpointError
+from gmsop.errors import CheckpointError, TrainingWarning
 from gmsop.metrics import read_metrics
 from gmsop.recipe import Recipe
 from gmsop.training import train
 from gmsop.training.checkpoints import find_checkpoint, read_whole
-from gmsop.training.console import TrainingWarning
 
 
 def test_a_disk_that_is_full_for_a_while(small_set, tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from gmsop.evaluation import EvaluationTask, evaluate
 from gmsop.metrics import read_metrics
 from gmsop.models import create_model
 from gmsop.training import TrainingTask, train
+from gmsop.training.resume import require_same_start
 from gmsop.training.totals import epoch_means
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
@@ -50,6 +52,12 @@ def one_rank(rank: int, folder: str, set_path: str, port: int) -> None:
         loss.backward()
         sums = step.task.totals.gather()
         found[name] = {"loss": loss.detach(), "gradients": step.gradients(), "totals": sums}
+    found["starts"] = []
+    for step in (3, 3 * rank):
+        try:
+            require_same_start(SimpleNamespace(world_size=2, current_epoch=0, global_step=step), torch.device("cpu"))
+        except ConfigError as error:
+            found["starts"].append(str(error))
     task = EvaluationTask(load_model(f"{folder}/model.safetensors"))
     task._reset()
     with torch.no_grad():
@@ -96,6 +104,12 @@ def test_gate_statistics_are_those_of_the_whole_batch(ranks, name):
     expected = epoch_means(step.task.totals.gather())
     for rank in ranks[1]:
         assert epoch_means(rank[name]["totals"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_processes_that_would_begin_at_different_steps_are_refused(ranks):
+    for rank in ranks[1]:
+        (message,) = rank["starts"]
+        assert "some processes begin at step 0, others at step 3" in message
 
 
 def test_evaluation_counts_every_image_once(ranks, small_set):
@@ -208,12 +222,13 @@ def poisoned(rank: int, folder: str, set_path: str, port: int) -> None:
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(small_set, tmp_path):
     mp.spawn(poisoned, (str(tmp_path), str(small_set), free_port()), nprocs=2)
     metrics = read_metrics(tmp_path / "run" / "metrics.csv")
-    assert metrics[0]["train/skipped_passes"] == 2  # one on each rank
+    assert metrics[0]["train/skipped_passes"] == 1
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
 
 def test_a_batch_that_cannot_be_shared(small_set, tmp_path):
-    for batch_size in (31, 2):
-        with pytest.raises(ConfigError, match=f"batch_size {batch_size} cannot be shared equally"):
+    for batch_size, way_out in ((31, "30 or 32, or use 1 of"), (2, "4, or use 1 of")):
+        message = f"batch_size {batch_size} cannot be shared equally.*--batch_size {way_out} the devices"
+        with pytest.raises(ConfigError, match=message):
             train(recipe(batch_size=batch_size), small_set, tmp_path / "x", devices=2, accelerator="cpu")
     assert not (tmp_path / "x").exists()

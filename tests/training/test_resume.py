@@ -14,13 +14,12 @@ from tiny import recipe, same, weights
 
 from gmsop.checkpoint import read_training_checkpoint
 from gmsop.data import PackedDataset, PackedWriter
-from gmsop.errors import CheckpointError, ConfigError
+from gmsop.errors import CheckpointError, ConfigError, TrainingWarning
 from gmsop.metrics import read_metrics
 from gmsop.recipe import Recipe
 from gmsop.trainer import make_trainer
-from gmsop.training import TrainingTask, checkpoints, run, train
+from gmsop.training import RunComplete, TrainingTask, checkpoints, run, train
 from gmsop.training.checkpoints import find_checkpoint
-from gmsop.training.console import TrainingWarning
 from gmsop.training.resume import require_same_passes
 
 
@@ -194,7 +193,7 @@ def test_of_other_data_the_best_epoch_is_found_anew(small_set, tmp_path, monkeyp
     assert epoch_of(run.folder / "best.ckpt") == 3
 
 
-@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::gmsop.errors.TrainingWarning")
 def test_the_best_epoch_is_one_that_could_be_written(small_set, tmp_path, monkeypatch):
     judge_by(monkeypatch, [40, 10, 30, 20])
     write = checkpoints._write
@@ -222,7 +221,7 @@ def test_a_requeued_job_goes_on_with_its_own_folder_whatever_it_was_told(small_s
     with pytest.raises(ConfigError, match="already holds a run"):
         train(settings, small_set, out, stopped)
     for job in ("SLURM", "TORCHELASTIC"):
-        with monkeypatch.context() as patch, pytest.raises(ConfigError, match=f"{out}/last.ckpt: the run is complete"):
+        with monkeypatch.context() as patch, pytest.raises(RunComplete, match=f"{out}/last.ckpt: the run is complete"):
             patch.setenv(f"{job}_RESTART_COUNT", "1")
             train(settings, small_set, out, stopped, allow_changes=True)
 

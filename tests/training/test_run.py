@@ -45,7 +45,7 @@ def test_the_best_checkpoint_is_the_exported_model(run, small_set):
     last = evaluate(load_model(run.folder / "last.ckpt"), val)
     assert last.class_errors == run.result.class_errors
     assert last.loss == pytest.approx(run.result.loss, rel=1e-5)
-    assert last.component_load == pytest.approx(run.result.component_load, rel=1e-5)
+    assert last.usage.load == pytest.approx(run.result.usage.load, rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights(run, small_set, tmp_path):

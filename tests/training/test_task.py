@@ -8,12 +8,11 @@ from torch.nn import functional as F
 
 from gmsop.checkpoint import read_training_checkpoint
 from gmsop.data import PackedDataset, train_loader
-from gmsop.errors import ConfigError, TrainingError
+from gmsop.errors import ConfigError, TrainingError, TrainingWarning
 from gmsop.metrics import read_metrics
 from gmsop.ops import balance_loss
 from gmsop.trainer import make_trainer
 from gmsop.training import TrainingTask, train
-from gmsop.training.console import TrainingWarning
 from gmsop.training.model import fresh_model
 
 
@@ -163,7 +162,7 @@ def test_a_step_that_is_not_finite_can_be_skipped(small_set, tmp_path, monkeypat
     assert math.isfinite(metrics[0]["train/loss"])
 
 
-@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::gmsop.errors.TrainingWarning")
 def test_a_skipped_pass_skips_the_whole_step(small_set, tmp_path, monkeypatch):
     """Passes 0 and 1 are a step, 2 and 3, 4 and 5."""
     poison(monkeypatch, lambda epoch, index: index == 3)
@@ -179,7 +178,7 @@ def test_a_skipped_pass_skips_the_whole_step(small_set, tmp_path, monkeypatch):
     assert not same(dict(enumerate(learnt[3])), dict(enumerate(learnt[5])))
 
 
-@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::gmsop.errors.TrainingWarning")
 def test_an_epoch_of_skipped_steps_has_no_loss(small_set, tmp_path, monkeypatch):
     poison(monkeypatch, lambda epoch, index: epoch == 0)
     run = train(recipe(non_finite="skip"), small_set, tmp_path / "x")
@@ -187,17 +186,49 @@ def test_an_epoch_of_skipped_steps_has_no_loss(small_set, tmp_path, monkeypatch)
     assert [math.isnan(rows[epoch]["train/loss"]) for epoch in (0, 1)] == [True, False]
 
 
-@pytest.mark.filterwarnings("ignore::gmsop.training.console.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::gmsop.errors.TrainingWarning")
 def test_skipping_gives_up_in_the_end(small_set, tmp_path, monkeypatch):
     poison(monkeypatch, lambda epoch, index: index > 0)
-    with pytest.raises(TrainingError, match="10 steps in a row, up to step 10"):
+    with pytest.raises(TrainingError, match="10 passes in a row, up to step 10"):
         train(recipe(non_finite="skip", batch_size=8), small_set, tmp_path / "x")
 
 
 @pytest.mark.parametrize("changes", [{"precision": "bf16-mixed"}, {"channels_last": True}, {"randaugment": 5}])
-def test_options_train(small_set, tmp_path, changes):
+def test_options_train(small_set, tmp_path, monkeypatch, changes):
+    seen = {}
+    monkeypatch.setattr(TrainingTask, "on_train_start", lambda task: seen.update(look_at(task)))
+
+    def look_at(task):
+        task.model.backbone.register_forward_hook(lambda module, args, out: seen.update(dtype=out.dtype))
+        weight = task.model.backbone.stages[0][0].a.conv.weight
+        return {"channels_last": weight.is_contiguous(memory_format=torch.channels_last)}
+
     run = train(recipe(epochs=[1], **changes), small_set, tmp_path / "x")
     assert math.isfinite(run.result.loss)
+    assert seen["dtype"] == (torch.bfloat16 if "precision" in changes else torch.float32)
+    assert seen["channels_last"] == ("channels_last" in changes)
+
+
+def test_crops_colours_and_mixtures_reach_the_model(small_set):
+    images, labels = next(iter(train_loader(PackedDataset(small_set, "train"), 8, 0)))
+    for changes in ({"randaugment": 5}, {"crop_padding": 4}, {"mixup": 0.8}, {"cutmix": 1.0}, {"flip": "random"}):
+        losses = []
+        for more in ({}, changes):
+            task = task_of(small_set, **({"flip": "none"} | more))
+            task.model.eval()
+            torch.manual_seed(0)
+            losses.append(task.training_step((images, labels), 0).item())
+        assert losses[0] != losses[1], changes
+
+
+def test_the_rate_of_every_step(small_set, tmp_path, monkeypatch):
+    """Ninety images in batches of 30, in two passes each: the rate is the step's, not the pass's."""
+    rates = []
+    monkeypatch.setattr(
+        TrainingTask, "on_before_optimizer_step", lambda task, optimizer: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    train(recipe(schedule="cosine", accumulate=2, lr=0.1), small_set, tmp_path / "x")
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
 
 
 def test_compiling_is_asked_for_once(small_set, tmp_path, monkeypatch):
@@ -218,6 +249,21 @@ def test_compiling_is_asked_for_once(small_set, tmp_path, monkeypatch):
 def test_what_a_cpu_cannot_do(small_set, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         train(recipe(**changes), small_set, tmp_path / "x")
+
+
+def test_the_average_is_made_step_by_step_in_the_run_s_precision(small_set, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        TrainingTask, "on_train_batch_end", lambda task, *_: seen.append(task.model.fc.weight.detach().clone())
+    )
+    train(recipe(epochs=[1], ema_decay=0.75, precision="64-true"), small_set, tmp_path / "a")
+    average = seen[0]  # Lightning's begins with the weights after the first step
+    for weight in seen[1:]:
+        average = 0.75 * average + 0.25 * weight
+    found = weights(tmp_path / "a")["fc.weight"]
+    assert found.dtype == torch.double
+    assert not torch.equal(found, found.float().double())
+    torch.testing.assert_close(found, average, rtol=1e-12, atol=0)
 
 
 def test_the_average_of_the_weights_is_what_is_kept(small_set, tmp_path):

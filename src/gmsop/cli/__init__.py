@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from gmsop.cli import benchmark, convert, data, demo, evaluate, models, predict, prepare, recipes, report, train
 from gmsop.cli.console import err
-from gmsop.errors import GmsopError
+from gmsop.errors import GmsopError, TrainingWarning
 
 COMMANDS: dict[str, Any] = {
     "models": models,
@@ -84,3 +84,4 @@ def _print_own_warnings() -> None:
             usual(message, category, filename, *rest, **more)
 
     warnings.showwarning = show
+    warnings.simplefilter("always", TrainingWarning)

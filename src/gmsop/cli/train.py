@@ -73,7 +73,7 @@ def run(args: Namespace) -> None:
 
     from gmsop.data import sample_path
     from gmsop.recipe import Recipe
-    from gmsop.training import is_first_process, train
+    from gmsop.training import RunComplete, is_first_process, started_again, train
 
     recipe = Recipe(**{f.name: args[f.name] for f in fields(Recipe)})
     first = is_first_process()
@@ -88,6 +88,8 @@ def run(args: Namespace) -> None:
             out.print("no --data: training on the bundled EuroSAT sample")
         args.data = sample_path(progress=first)
     folder = _folder(args, first)
+    weights = folder / "model.safetensors"
+    weights_there = weights.exists()
     if first:
         out.print(f"{recipe.model}, {recipe.total_epochs} epochs -> {folder}", markup=False)
     try:
@@ -103,6 +105,12 @@ def run(args: Namespace) -> None:
             accelerator=args.accelerator,
             wandb=args.wandb,
         )
+    except RunComplete as complete:
+        if weights_there and not started_again():
+            raise
+        if first:
+            out.print(f"{complete}\nweights {weights}", markup=False)
+        return
     except BaseException:
         if first and not args.out and not args.resume:
             with suppress(OSError):  # it is kept if anything is in it
@@ -114,7 +122,7 @@ def run(args: Namespace) -> None:
     out.print(
         f"best epoch {done.best_epoch} of {recipe.total_epochs}: top-1 error {done.best_top1_error:.2f} %; "
         f"{done.parameters:,} parameters, {done.seconds:.0f} s\n"
-        f"weights {folder / 'model.safetensors'}\ncurves  {folder / 'curves.png'}\n"
+        f"weights {weights}\ncurves  {folder / 'curves.png'}\n"
         f"a page about it: gmsop report {folder}",
         markup=False,
     )
@@ -130,8 +138,8 @@ def _folder(args: Namespace, first: bool) -> Path:
     name = Path(args.recipe).with_suffix("").name
     if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job must find its folder again, and all of its processes
         return Path("runs") / f"{name}-{job}"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError("several processes were started from outside: they need --out to agree on a folder")
+    if args.num_nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError("several machines, torchrun and others that start processes need --out to agree on a folder")
     folder = free_folder(Path("runs") / name)
     os.environ[FOLDER] = str(folder)
     return folder

@@ -14,6 +14,7 @@ from gmsop.data.packed import PackedDataset
 from gmsop.data.processes import START, outlive_signals
 from gmsop.data.resident import ResidentLoader, goes_resident
 from gmsop.data.sampler import EpochSampler, RankSampler
+from gmsop.errors import DataError
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -27,11 +28,16 @@ class _Batches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset) * (2 if self.mirrored else 1)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Batch | DataError:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        rows = np.asarray(indices)
+    def __getitems__(self, indices: Sequence[int]) -> Batch | DataError:
+        try:
+            return self._read(np.asarray(indices))
+        except DataError as error:
+            return error
+
+    def _read(self, rows: NDArray[np.int64]) -> Batch:
         if not self.mirrored:
             return self.dataset.images[rows], self.dataset.labels[rows]
         flip, rows = np.divmod(rows, len(self.dataset))
@@ -40,9 +46,21 @@ class _Batches(Dataset[Any]):
         return images, self.dataset.labels[rows]
 
 
-def _to_tensors(batch: Any) -> tuple[Tensor, Tensor]:
+def _to_tensors(batch: Any) -> tuple[Tensor, Tensor] | DataError:
+    if isinstance(batch, DataError):
+        return batch
     images, labels = batch
     return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+class _Loader(DataLoader[Any]):
+    """Raises a bad image's error as it is: what PyTorch makes of one from another process is a traceback in words."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
 
 Loader = DataLoader[tuple[Tensor, Tensor]] | ResidentLoader
@@ -79,7 +97,7 @@ def train_loader(
     device = device or torch.device("cpu")
     if goes_resident(kind, dataset, device):
         return ResidentLoader(dataset, batch_size, sampler, device, mirrored, drop_single=True)
-    return DataLoader(
+    return _Loader(
         _Batches(dataset, mirrored),
         batch_size,
         sampler=sampler,
@@ -111,7 +129,7 @@ def val_loader(
     device = device or torch.device("cpu")
     if isinstance(dataset, PackedDataset) and goes_resident(kind, dataset, device):
         return ResidentLoader(dataset, batch_size, sampler, device)
-    return DataLoader(
+    return _Loader(
         _Batches(dataset, mirrored=False),
         batch_size,
         sampler=sampler,

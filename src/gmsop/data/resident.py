@@ -10,6 +10,8 @@ from gmsop.data.packed import PackedDataset
 from gmsop.data.sampler import EpochSampler, RankSampler
 from gmsop.errors import ConfigError
 
+BLOCK = 8192
+"""Images copied to the device at once."""
 SHARE = 0.25
 """Of the free device memory that `fits` grants a set; the rest is for the training."""
 
@@ -36,7 +38,10 @@ class ResidentLoader:
         drop_single: bool = False,
     ) -> None:
         self.batch_size, self.sampler, self.mirrored, self.drop_single = batch_size, sampler, mirrored, drop_single
-        self.images = torch.from_numpy(np.array(dataset.images)).to(device)
+        self.images = torch.empty(dataset.images.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(dataset), BLOCK):  # or the host would hold all of them once per process
+            rows = slice(start, start + BLOCK)
+            self.images[rows] = torch.from_numpy(np.array(dataset.images[rows]))
         self.labels = torch.from_numpy(np.array(dataset.labels)).to(device)
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """What a run says while it works."""
 
+import os
 import sys
 import time
 import warnings
@@ -9,14 +10,15 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-
-class TrainingWarning(RuntimeWarning):
-    """Something went wrong that a run goes on without."""
+from gmsop.errors import TrainingWarning
 
 
 def is_first_process() -> bool:
     """Whether this process is the one of its run that prints and writes."""
-    return not getattr(rank_zero_only, "rank", 0)
+    if getattr(rank_zero_only, "rank", 0):
+        return False
+    machine = os.environ.get("NODE_RANK", "0") if "RANK" not in os.environ else "0"  # Lightning's own launcher
+    return machine in ("", "0")
 
 
 def warn(text: str) -> None:
@@ -59,7 +61,7 @@ class EpochLines(Callback):
         values, epochs = task.row, trainer.max_epochs or 0
         done = trainer.current_epoch + 1
         left = (time.perf_counter() - self._started) / max(1e-9, done - self._first) * (epochs - done)
-        skipped = f"  {values['train/skipped_passes']:.0f} steps skipped" if "train/skipped_passes" in values else ""
+        skipped = f"  {values['train/skipped_passes']:.0f} passes skipped" if "train/skipped_passes" in values else ""
         task.print(
             f"epoch {done:{len(str(epochs))}}/{epochs}  loss {values['train/loss']:.3f}  "
             f"validation: top-1 error {values['val/top1_error']:5.2f} %, top-5 {values['val/top5_error']:5.2f} %  "

@@ -4,6 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
+import torch
+
 from gmsop.checkpoint import describe
 from gmsop.data import PackedDataset
 from gmsop.errors import CheckpointError, ConfigError
@@ -19,6 +22,10 @@ PER_EPOCH = ("batch_size", "accumulate", "flip", "the data")
 """What decides how many passes an epoch has, and so may only change between epochs."""
 
 
+class RunComplete(ConfigError):  # noqa: N818
+    """There is nothing left to train."""
+
+
 def open_checkpoint(
     resume: str | Path, model: PooledClassifier, recipe: Recipe, train_set: PackedDataset, allow_changes: bool
 ) -> tuple[Path, dict[str, Any]]:
@@ -30,7 +37,8 @@ def open_checkpoint(
 
     Raises:
         CheckpointError: missing, damaged, or of another model.
-        ConfigError: of a complete run, or of another recipe or other data, all differences listed.
+        RunComplete: of a run that has done all its epochs.
+        ConfigError: of another recipe or other data, all differences listed.
     """
     path = find_checkpoint(Path(resume)) if Path(resume).is_dir() else Path(resume)
     checkpoint = read_whole(path)
@@ -53,7 +61,7 @@ def open_checkpoint(
     if before.get("ema_decay") and not recipe.ema_decay:
         raise ConfigError(f"{path}: ema_decay can be changed, but not switched off: the run has two sets of weights")
     if saved["epoch"] >= recipe.total_epochs:
-        raise ConfigError(f"{path}: the run is complete, all {recipe.total_epochs} epochs are done")
+        raise RunComplete(f"{path}: the run is complete, all {recipe.total_epochs} epochs are done")
     return path, checkpoint
 
 
@@ -87,6 +95,25 @@ def require_same_passes(checkpoint: dict[str, Any], passes: int) -> None:
         raise ConfigError(
             f"the checkpoint is from within an epoch of {saved['passes']} batches per process; on this number of "
             f"processes it has {passes}. Go on with {saved['world_size']}, or from a checkpoint between epochs"
+        )
+
+
+def require_same_start(trainer: pl.Trainer, device: torch.device) -> None:
+    """Every rank must call it.
+
+    Raises:
+        ConfigError: not all ranks are at the same step: each machine looks for a checkpoint on its own disk.
+    """
+    if trainer.world_size == 1:
+        return
+    first = torch.tensor([trainer.current_epoch, trainer.global_step], device=device)
+    last = first.clone()
+    torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
+    torch.distributed.all_reduce(last, torch.distributed.ReduceOp.MAX)
+    if not torch.equal(first, last):
+        raise ConfigError(
+            f"some processes begin at step {first[1]}, others at step {last[1]}: all machines must find the same "
+            "checkpoint, on a disk that they share or as a copy at the same place"
         )
 
 

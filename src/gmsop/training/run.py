@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback
 
 from gmsop.checkpoint import load_model, save_model
 from gmsop.curves import plot_curves
@@ -21,14 +21,24 @@ from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation import Evaluation, require_fit, require_share
 from gmsop.files import WriteError, writing
 from gmsop.recipe import Recipe
-from gmsop.trainer import by_torchrun, make_trainer
+from gmsop.trainer import by_torchrun, determinism_as_before, make_trainer
+from gmsop.training.averaging import Averaging
 from gmsop.training.checkpoints import BEST, LAST, CheckpointFiles, CheckpointWriter, clear_away, go_on_from
 from gmsop.training.console import EpochLines, is_first_process
 from gmsop.training.loggers import make_loggers
 from gmsop.training.model import fresh_model
-from gmsop.training.resume import fingerprint, open_checkpoint, require_same_passes, take_along, where_it_goes_on
+from gmsop.training.resume import (
+    RunComplete,
+    fingerprint,
+    open_checkpoint,
+    require_same_passes,
+    take_along,
+    where_it_goes_on,
+)
 from gmsop.training.signals import Interrupted, Signals, Stop
 from gmsop.training.task import TrainingTask
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Run:
     parameters: int
 
 
+@determinism_as_before()
 def train(
     recipe: Recipe,
     data: str | Path,
@@ -78,7 +89,8 @@ def train(
 
     Raises:
         ConfigError: a recipe value that cannot work, here or at all; `out` already holds a run and `resume` is not
-            given; `resume` is of another recipe, or complete.
+            given; `resume` is of another recipe.
+        RunComplete: `resume` has done all its epochs. What should lie in `out` at the end lies there.
         DataError: `data` is no valid packed set, or of another image size than the recipe's.
         TrainingError: the loss is not finite any more; the text says where it began and what checkpoint is good.
         CheckpointError: `resume` is missing, damaged, or of another model.
@@ -87,7 +99,7 @@ def train(
     """
     recipe.check()
     out = Path(out)
-    if _started_again() and (out / LAST).exists():
+    if started_again() and (out / LAST).exists():
         resume = out
     first = is_first_process()
     if first and (resume is None or out.resolve() not in (Path(resume).resolve(), Path(resume).parent.resolve())):
@@ -98,7 +110,13 @@ def train(
     model = fresh_model(recipe, train_set)
     require_fit(model, train_set)
     require_fit(model, val_set)
-    path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
+    try:
+        path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
+    except RunComplete:
+        # A run may end after its last checkpoint and before its weights are written, or a job be started once more.
+        if first and (out / LAST).exists() and not (out / WEIGHTS).exists():
+            _finish_folder(out, recipe)
+        raise
     images = fingerprint(train_set)
     task = TrainingTask(model, recipe, out, images)
     other_data = checkpoint is not None and checkpoint["gmsop"]["data"] != images
@@ -106,7 +124,7 @@ def train(
     slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None  # `Signals` does it
     callbacks: list[Callback] = [writer, Signals(writer, slurm)]
     if recipe.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
+        callbacks.append(Averaging(decay=recipe.ema_decay))
     if progress:
         callbacks.append(EpochLines())
     trainer = make_trainer(
@@ -168,7 +186,7 @@ def _begin_folder(
     if checkpoint is not None and path is not None:
         take_along(path, checkpoint, out)
         go_on_from(path, out)
-        (out / "model.safetensors").unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
+        (out / WEIGHTS).unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
     note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed)
 
@@ -177,7 +195,7 @@ def _finish_folder(out: Path, recipe: Recipe) -> None:
     if not (out / BEST).exists():
         raise WriteError(f"no checkpoint of the run in {out} could be written: there is nothing to keep")
     plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
-    save_model(load_model(out / BEST), out / "model.safetensors")
+    save_model(load_model(out / BEST), out / WEIGHTS)
 
 
 def _fit(trainer: pl.Trainer, task: TrainingTask, train_batches: Any, val_batches: Any, path: Path | None) -> None:
@@ -198,7 +216,7 @@ def _hint(out: Path) -> str:
     return f"go on with: gmsop train --resume {out}" if (out / LAST).exists() else "there is no checkpoint yet"
 
 
-def _started_again() -> bool:
+def started_again() -> bool:
     """Whether Slurm has started this job, or torchrun this process, before."""
     return any(int(os.environ.get(f"{who}_RESTART_COUNT") or 0) > 0 for who in ("SLURM", "TORCHELASTIC"))
 
@@ -207,7 +225,7 @@ def _require_free(out: Path) -> None:
     """Refuse a folder whose files a run would replace. A run that ended before its first checkpoint has none."""
     if (out / LAST).exists():
         raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}")
-    if found := [name for name in (BEST, "metrics.csv", "model.safetensors") if (out / name).exists()]:
+    if found := [name for name in (BEST, "metrics.csv", WEIGHTS) if (out / name).exists()]:
         raise ConfigError(f"{out} already holds {', '.join(found)}; choose another --out")
 
 
@@ -223,11 +241,14 @@ def _require_trainable(dataset: PackedDataset, recipe: Recipe) -> None:
 
 def _require_possible(recipe: Recipe, ranks: int, device: torch.device) -> None:
     """Refuse what this machine cannot do."""
-    passes = ranks * recipe.accumulate
-    if recipe.batch_size % passes or recipe.batch_size // passes < 2:
+    size, passes = recipe.batch_size, ranks * recipe.accumulate
+    if size % passes or size // passes < 2:
+        near = [b for b in (size // passes * passes, -(-size // passes) * passes) if b >= 2 * passes] or [2 * passes]
+        fitting = [n for n in range(1, ranks) if size % (n * recipe.accumulate) == 0]
         raise ConfigError(
-            f"batch_size {recipe.batch_size} cannot be shared equally, two images or more each, by {ranks} devices"
+            f"batch_size {size} cannot be shared equally, two images or more each, by {ranks} devices"
             + (f" in {recipe.accumulate} passes" if recipe.accumulate > 1 else "")
+            + f": pass --batch_size {' or '.join(map(str, dict.fromkeys(near)))}, or use {max(fitting)} of the devices"
         )
     if recipe.sync_batchnorm and device.type != "cuda":
         raise ConfigError("recipe: sync_batchnorm needs CUDA devices: PyTorch has it for no others")

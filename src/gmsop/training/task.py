@@ -22,6 +22,7 @@ from gmsop.training.augment import augment_pixels, mix, random_flip
 from gmsop.training.checkpoints import LAST
 from gmsop.training.console import warn
 from gmsop.training.non_finite import all_agree, first_non_finite
+from gmsop.training.resume import require_same_start
 from gmsop.training.schedule import rate_and_momentum
 from gmsop.training.totals import EpochTotals, epoch_means
 
@@ -83,6 +84,7 @@ class TrainingTask(EvaluationTask):
     # --- the step ---
 
     def on_train_start(self) -> None:
+        require_same_start(self.trainer, self.device)
         self._begin_clock()
 
     def on_train_epoch_start(self) -> None:
@@ -143,9 +145,10 @@ class TrainingTask(EvaluationTask):
             buffer.copy_(before)
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row == MAX_SKIPPED:
-            raise self._explained(f"{MAX_SKIPPED} steps in a row, up to {where}", inputs, index)
+            raise self._explained(f"{MAX_SKIPPED} passes in a row, up to {where}", inputs, index)
         self._drop_step = True
-        self.totals.skip()
+        if self.trainer.is_global_zero:  # all of them skip it
+            self.totals.skip()
         warn(f"the loss is not finite in {where}: skipped")
 
     def _explained(self, where: str, inputs: Tensor, index: int) -> TrainingError:
@@ -170,6 +173,8 @@ class TrainingTask(EvaluationTask):
 
     def bar(self) -> dict[str, str]:
         """What the progress bar shows, of this rank's images."""
+        if not self.totals.passes:
+            return {}
         means = self.totals.so_far()
         return {
             "loss": f"{means['train/loss']:.3f}",

@@ -52,7 +52,8 @@ class EpochTotals(Metric):
             self.balance += balance.float()
             self.entropy -= torch.xlogy(gates, gates).sum()
             self.weight += routing.dense.float().sum(0)
-            self.chosen += torch.bincount(routing.indices.flatten(), minlength=self.num_components)
+            chosen = routing.indices.flatten()  # counted without `bincount`, for which a GPU would have to wait
+            self.chosen.scatter_add_(0, chosen, torch.ones_like(chosen))
 
     def skip(self) -> None:
         """A pass whose loss is not finite."""
