@@ -4,7 +4,8 @@
 #
 #   benchmarks/gpu.sh [WHEELS] [OUT]
 #
-# WHEELS: a folder of wheels of what else gmsop needs, for a machine without internet. To make one for Python 3.12:
+# WHEELS: a folder of wheels of what else gmsop needs, for a machine without internet. To make one for Python 3.12, where
+# NumPy, SciPy, Matplotlib, PyYAML, Jinja2, torchvision, torchmetrics and TensorBoard stand beside PyTorch already:
 #
 #   pip download --no-deps -d WHEELS --python-version 3.12 --only-binary=:all: timm lightning lightning-utilities \
 #       jsonargparse docstring-parser typeshed-client typing-extensions h5py rich markdown-it-py mdurl pygments tqdm \

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def relative_error(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:

@@ -65,7 +65,7 @@ class Recipe:
         ema_decay: evaluate, and keep, an exponential moving average of the weights, with this decay per step; 0: none.
         precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (GPUs only), 64-true. Covariance, square root
             and the gate's scores are in float32 or better whatever it says.
-        channels_last: keep weights and feature maps in PyTorch's channels_last memory format.
+        channels_last: keep the weights in PyTorch's channels_last memory format; feature maps are, as images come so.
         compile: torch.compile the model.
         non_finite: what to do about a loss that is not finite: "stop" the run, or "skip" the step; ten in a row stop
             it all the same.

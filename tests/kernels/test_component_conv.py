@@ -8,7 +8,9 @@ from gmsop.ops import naive
 
 pytest.importorskip("triton")
 from gmsop.kernels import component_conv as kernel
+from interpreter import require_kernels
 
+require_kernels()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import gmsop
-from compare import relative_error
+from compare import DEVICES, relative_error
 from gmsop.errors import ConfigError
 from gmsop.nn import GatedMixture, ParametricGAP, ParametricSOP, TopKGate, bank
 from gmsop.nn.bank import uniform_bank
@@ -36,6 +38,24 @@ def test_equals_the_loop_over_images(n, k, batch, second_order):
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)  # of a single component the gate's gradient is 0
+
+
+@pytest.mark.skipif(DEVICES == ["cpu"], reason="for the kernels of a GPU")
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("second_order", [True, False])
+def test_equals_the_loop_over_images_in_float32_on_a_gpu(k, second_order):
+    head = mixture(5, k, second_order).eval()
+    x = torch.randn(9, 6, 4, 3, dtype=torch.double, requires_grad=True)
+    expected, _ = naive.mixture(x, head.gate(x).logits, k, list(head.components))
+    probe = torch.randn_like(expected)
+    inputs = [x, *head.components.parameters()]
+    gradients = torch.autograd.grad((expected * probe).sum(), inputs, materialize_grads=True)
+    on_gpu, of_gpu = copy.deepcopy(head).float().cuda(), x.detach().float().cuda().requires_grad_()
+    found = on_gpu(of_gpu)
+    assert relative_error(found.cpu(), expected) < 1e-4
+    loss = (found * probe.float().cuda()).sum()
+    for a, b in zip(torch.autograd.grad(loss, [of_gpu, *on_gpu.components.parameters()]), gradients, strict=True):
+        assert (a.cpu() - b).norm() <= 1e-3 * b.norm() + 1e-6
 
 
 def test_an_empty_batch_gives_an_empty_result():
@@ -192,13 +212,14 @@ def test_large_batches_are_taken_in_parts_without_a_gradient(images, second_orde
     assert calls == [7, *{1: [1] * 7, 3: [3, 3, 1]}[images]]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["gm_sop_4_2_tiny", "gm_gap_4_2_tiny"])
-def test_a_whole_model_compiles_without_a_graph_break(name, training):
-    model = gmsop.create_model(name, 10).train(training)
+def test_a_whole_model_compiles_without_a_graph_break(name, training, device):
+    model = gmsop.create_model(name, 10).train(training).to(device)
     nn.init.normal_(model.pool.gate.weight)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    images = torch.randn(3, 3, 64, 64)
+    images = torch.randn(3, 3, 64, 64, device=device)
     results = []
     for f in (model, compiled):
         torch.manual_seed(3)

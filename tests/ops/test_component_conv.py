@@ -4,13 +4,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from compare import relative_error
+from compare import DEVICES, relative_error
 from gmsop import kernels, ops
 from gmsop.errors import ConfigError
 from gmsop.ops import naive
 
 module = importlib.import_module("gmsop.ops.component_conv")  # the package shows the function of that name
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def case(images=3, top_k=2, components=5, widths=(6, 7), positions=4, dtype=torch.double, device="cpu"):
@@ -129,15 +128,17 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda x, *w: ops.component_conv(x, (w[:5], w[5:]), chosen), (x, *flat(layers)))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("keep", [True, False])
-def test_is_a_lawful_custom_operator(keep):
-    x, layers, chosen = case(widths=(6, 7, 5))
+def test_is_a_lawful_custom_operator(keep, device):
+    x, layers, chosen = case(widths=(6, 7, 5), dtype=torch.double if device == "cpu" else torch.float, device=device)
     inputs = (x, flat(layers)) if keep else (x.detach(), [w.detach() for w in flat(layers)])
     torch.library.opcheck(torch.ops.gmsop.component_conv, (*inputs, 2, chosen.flatten(), keep))
 
 
-def test_compiles_without_a_graph_break():
-    x, layers, chosen = case(widths=(6, 7, 5))
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiles_without_a_graph_break(device):
+    x, layers, chosen = case(widths=(6, 7, 5), device=device)
     compiled = torch.compile(ops.component_conv, fullgraph=True, backend="aot_eager")
     results = []
     for f in (compiled, ops.component_conv):
@@ -182,7 +183,7 @@ def test_the_way_of_other_devices(keep, square):
 
 def test_the_kernels_stand_in_the_same_place(monkeypatch):
     """On a GPU, and elsewhere in Triton's interpreter: what the operator runs where it has kernels."""
-    pytest.importorskip("triton")
+    pytest.importorskip("interpreter").require_kernels()
     from gmsop.kernels import component_conv as kernel
 
     called = []

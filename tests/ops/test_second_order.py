@@ -1,12 +1,10 @@
 import pytest
 import torch
 
-from compare import relative_error
+from compare import DEVICES, relative_error
 from gmsop import kernels, ops
 from gmsop.errors import ConfigError
 from gmsop.ops import naive, second_order
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def oracle(x: torch.Tensor, num_iters: int) -> torch.Tensor:
@@ -66,9 +64,10 @@ def test_gradcheck():
         assert torch.autograd.gradcheck(lambda x, t=num_iters: ops.second_order_pool(x, t), x)
 
 
-def test_is_a_lawful_custom_operator():
+@pytest.mark.parametrize("device", DEVICES)
+def test_is_a_lawful_custom_operator(device):
     """Schema, fake tensors and autograd registration, as `torch.compile` and `torch.export` need them."""
-    x = torch.randn(2, 4, 6, dtype=torch.double, requires_grad=True)
+    x = torch.randn(2, 4, 6, dtype=torch.double if device == "cpu" else torch.float, device=device, requires_grad=True)
     for num_iters, keep in ((3, True), (2, True), (3, False)):
         torch.library.opcheck(torch.ops.gmsop.second_order_pool, (x.detach(), num_iters, keep))
 
@@ -96,7 +95,7 @@ def test_training_after_inference_mode():
 
 
 def test_the_kernel_stands_in_the_same_place(monkeypatch):
-    pytest.importorskip("triton")
+    pytest.importorskip("interpreter").require_kernels()
     device = DEVICES[-1]
     monkeypatch.setattr(kernels, "usable", lambda device: True)
     called = []
@@ -134,7 +133,7 @@ def test_bad_number_of_iterations():
 
 @pytest.mark.parametrize("failing", ["second_order_forward", "second_order_backward"])
 def test_a_kernel_that_cannot_run_costs_one_warning(failing, monkeypatch, caplog):
-    pytest.importorskip("triton")
+    pytest.importorskip("interpreter").require_kernels()
     from gmsop.kernels import second_order as kernel
 
     def cannot(*_):
