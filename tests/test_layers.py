@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "gmsop"
 FLOORS = [
     ["errors"],
     ["files", "progress", "published"],
-    ["metrics"],
+    ["environment", "metrics"],
     ["kernels"],
     ["ops", "data"],
     ["nn"],

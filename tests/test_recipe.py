@@ -72,8 +72,9 @@ def test_a_file_is_a_recipe_too(tmp_path):
 
 
 def test_numbers_as_people_write_them(tmp_path):
-    (tmp_path / "x.yaml").write_text("weight_decay: 1e-4\nlr: 1\nmodel: gap_tiny\n")
-    assert load_recipe(str(tmp_path / "x.yaml")).weight_decay == 1e-4
+    (tmp_path / "x.yaml").write_text("weight_decay: 1e-4\nlr: 1.5e1\nmodel: gap_tiny\n")
+    found = load_recipe(str(tmp_path / "x.yaml"))
+    assert (found.weight_decay, found.lr) == (1e-4, 15)
 
 
 def test_round_trip_through_yaml(tmp_path):

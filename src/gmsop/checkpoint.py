@@ -110,17 +110,17 @@ def _require_described(model: PooledClassifier, description: dict[str, Any]) -> 
     with torch.device("meta"):
         built = _create(description)
     text = _differences(built.state_dict(), model.state_dict())
-    settings = [[(k, n, getattr(m, n)) for k, m in net.named_modules() for n in SETTINGS if hasattr(m, n)]
-                for net in (model, built)]  # fmt: skip
-    if not text and settings[0] != settings[1]:
-        module, setting, value = next(own for own, there in zip(*settings, strict=True) if own != there)
-        text = f"{module}.{setting} is {value}"
-    if text:
+    own, wanted = _settings(model), _settings(built)
+    if text := text or ", ".join([f"{key} is {own.get(key)}" for key in wanted if own.get(key) != wanted[key]][:4]):
         name = model.pretrained_cfg["architecture"]
         raise ConfigError(
             f"the model is not {name} as it was built any more: {text}. Give create_model what should differ; for "
             "other classes there is reset_classifier"
         )
+
+
+def _settings(model: PooledClassifier) -> dict[str, Any]:
+    return {f"{k}.{name}": getattr(m, name) for k, m in model.named_modules() for name in SETTINGS if hasattr(m, name)}
 
 
 def save_model(model: PooledClassifier, path: str | Path) -> None:

@@ -266,8 +266,8 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _number(value: Any) -> Any:
-    """For YAML 1e-4 is text, and 1.0e-4 a number."""
-    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value
+    """For YAML 1e-4 and 1.5e4 are text, 1.0e-4 and 1.5e+4 numbers."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
 
 
 def _folder() -> "Traversable":
