@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: demo test test-oldest lint clean
 
-demo: .venv/installed ## train three heads on the bundled images, about five minutes on two cores
+demo: .venv/installed ## train three heads on the bundled images, about four minutes on two cores
 	$(BIN)/gmsop demo
 
 test: .venv/installed-dev lint ## everything CI runs

@@ -18,9 +18,7 @@ def planes(images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
 
 
-def release(
-    folder: Path, sample: Path, kind: str = "pickle", size: int = 64, count: int = 33
-) -> tuple[np.ndarray, np.ndarray]:
+def release(folder: Path, sample: Path, kind: str = "pickle", size: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Eleven batches of three images each below `folder`. Gives the images and the labels, 1 to 1000."""
     count = 33
     images = sample_images(sample, count, size)

@@ -9,7 +9,7 @@ from rich.table import Table
 from gmsop.cli.console import free_folder, out
 from gmsop.errors import ConfigError
 
-SUMMARY = "Compare three heads on the bundled images, in five minutes."
+SUMMARY = "Compare three heads on the bundled images, in about four minutes."
 EXAMPLE = "gmsop demo --seed 1"
 
 
