@@ -3,7 +3,7 @@
     python benchmarks/kernels.py [--capability 90] [--precision tf32x3] [--small]
 
 Registers, of four bytes, and the stack's bytes are a thread's; the stack holds what did not fit into the registers.
-`--small` compiles for 32 instead of 128 channels, which is quick and finds what does not compile at all.
+`--small` compiles for 16 instead of 128 channels, which is quick and finds what does not compile at all.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main() -> None:
     print(f"capability {args.capability}, Triton {triton.__version__}, {args.precision}")
     print(f"{'kernel':40} {'features':9} {'registers':>9} {'stack':>6} {'shared, KiB':>12}")
     for dtype in (torch.float32, torch.bfloat16):
-        launches(32 if args.small else 128, dtype, args.precision)
+        launches(16 if args.small else 128, dtype, args.precision)
         for name, recorder in recorders.items():
             registers, stack, shared = recorder.compile(args.capability)
             print(f"{name:40} {str(dtype)[6:]:9} {registers:9} {stack:6} {shared / 1024:12.0f}", flush=True)
