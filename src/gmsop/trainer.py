@@ -22,7 +22,7 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 @contextmanager
 def determinism_as_before() -> Iterator[None]:
     """What a Trainer switches on is switched back, and uninitialised memory is not filled: everything of gmsop's is
-    written before it is read, and filling it costs a training step on a CPU 4 to 10 %."""
+    written before it is read, and filling it costs a training step on a CPU 5 to 15 %."""
     enabled = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
