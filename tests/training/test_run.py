@@ -7,7 +7,7 @@ from gmsop.errors import CheckpointError, ConfigError, DataError
 from gmsop.evaluation import evaluate
 from gmsop.metrics import read_metrics
 from gmsop.prediction import predict
-from gmsop.training import train
+from gmsop.training import is_first_process, train
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,14 @@ def test_prediction_agrees_with_evaluation(run, small_set, tmp_path):
         assert len(answer.components) == 2
         assert sum(w for _, w in answer.components) == pytest.approx(1, abs=1e-5)
     assert 100 * wrong / len(val) == pytest.approx(run.best_top1_error, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [({}, True), ({"NODE_RANK": "0"}, True), ({"NODE_RANK": "1"}, False), ({"NODE_RANK": "1", "RANK": "0"}, True)],
+)
+def test_who_prints_and_writes_on_several_machines(monkeypatch, environment, first):
+    """`RANK` is torchrun's, `NODE_RANK` all that Lightning's own launcher is told."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is first
