@@ -73,7 +73,7 @@ def run(args: Namespace) -> None:
 
     from gmsop.data import sample_path
     from gmsop.recipe import Recipe
-    from gmsop.training import RunComplete, is_first_process, started_again, train
+    from gmsop.training import WEIGHTS, RunComplete, is_first_process, started_again, train
 
     recipe = Recipe(**{f.name: args[f.name] for f in fields(Recipe)})
     first = is_first_process()
@@ -88,7 +88,7 @@ def run(args: Namespace) -> None:
             out.print("no --data: training on the bundled EuroSAT sample")
         args.data = sample_path(progress=first)
     folder = _folder(args, first)
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     weights_there = weights.exists()
     if first:
         out.print(f"{recipe.model}, {recipe.total_epochs} epochs -> {folder}", markup=False)
@@ -129,6 +129,8 @@ def run(args: Namespace) -> None:
 
 
 def _folder(args: Namespace, first: bool) -> Path:
+    from gmsop.trainer import by_torchrun
+
     if args.out:
         return Path(args.out)
     if args.resume:
@@ -138,7 +140,7 @@ def _folder(args: Namespace, first: bool) -> Path:
     name = Path(args.recipe).with_suffix("").name
     if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job must find its folder again, and all of its processes
         return Path("runs") / f"{name}-{job}"
-    if args.num_nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if args.num_nodes > 1 or by_torchrun() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError("several machines, torchrun and others that start processes need --out to agree on a folder")
     folder = free_folder(Path("runs") / name)
     os.environ[FOLDER] = str(folder)

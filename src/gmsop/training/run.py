@@ -39,6 +39,7 @@ from gmsop.training.signals import Interrupted, Signals, Stop
 from gmsop.training.task import TrainingTask
 
 WEIGHTS = "model.safetensors"
+"""Of the best epoch, in the folder of a run that has ended."""
 
 
 @dataclass(frozen=True)
