@@ -180,9 +180,19 @@ def test_names_that_would_be_formulas_or_hidden(runs, tmp_path):
         shutil.copytree(runs[0], path)
     write_report(paths, tmp_path / "page.html")
     assert [row[0] for row in cells(tmp_path / "page.html", "results")[1:]] == ["a/$^$", "a/_x", "b/$^$", "b/_x"]
-    drawn = svg(figures.curves({"_x": {0: {"lr": 1.0}}, "$5-$10" + 40 * "0": {0: {"lr": 1.0}}}, {"lr": "-"}, ""))
-    assert "<!--  _x -->" in drawn
-    assert f"<!-- $5-$10{25 * '0'}… -->" in drawn
+    drawn = svg(figures.heat_map(np.ones((3, 1)), ["_x", "$5-$10" + 40 * "0", "河流"]))
+    for name in ("_x", f"$5-$10{25 * '0'}…", "河流"):  # as letters, which the browser has fonts for
+        assert f">{name}</text>" in drawn
+
+
+def test_each_run_has_a_colour_of_its_own(pages):
+    assert 'id="legend"' not in pages[0].read_text()
+    text = pages[1].read_text()
+    shown = re.findall(r'background: (#\w{6})"></span>(.*?)</li>', text)
+    assert [html.unescape(name) for _, name in shown] == ["gm-sop", "gap <b>"]
+    errors = svg(re.search(r'src="(data:image/svg[^"]*)" alt="Top-1 error', text)[1])
+    assert all(colour in errors for colour, _ in shown)
+    assert len(set(figures.colours(20))) == 20
 
 
 def svg(url: str) -> str:

@@ -3,11 +3,14 @@
 import base64
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
@@ -23,45 +26,51 @@ MAX_LABEL = 32
 
 def _url(figure: Figure) -> str:
     buffer = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    # Letters stay letters: a browser finds fonts for scripts that Matplotlib's own lacks.
+    with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _plain(label: str) -> str:
-    """A name as it is, within reason: no formula between two $, nor hidden from the legend by a leading _."""
-    short = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
-    return (" " if label.startswith("_") else "") + short.replace("$", r"\$")
+def _short(label: str) -> str:
+    return label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
 
 
-def curves(runs: Mapping[str, Epochs], keys: Mapping[str, str], label: str, log: bool = False) -> str:
-    """Values over epochs, a colour per run.
+def colours(count: int) -> list[str]:
+    """Of so many runs, as #rrggbb; after twenty they come again."""
+    pairs = [to_hex(colour) for colour in matplotlib.color_sequences["tab20"]]
+    return [(pairs[::2] + pairs[1::2])[i % 20] for i in range(count)]
+
+
+def curves(runs: Sequence[Epochs], keys: Mapping[str, str], label: str, log: bool = False, whole: bool = False) -> str:
+    """Values over epochs, a run in the colour that `colours` gives its place.
 
     Args:
         keys: column of `metrics.csv` to line style.
-        label: of the vertical axis.
+        label: of the vertical axis, which is logarithmic with `log`, and of whole numbers with `whole`.
     """
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    for i, (name, metrics) in enumerate(runs.items()):
+    for metrics, colour in zip(runs, colours(len(runs)), strict=True):
         for key, style in keys.items():
             values = [(epoch + 1, row.get(key, math.nan)) for epoch, row in sorted(metrics.items())]
             points = [(x, y) for x, y in values if math.isfinite(y)]
             if points:
-                what = _plain(name) + (f", {key.split('/')[0]}" if len(keys) > 1 else "")
-                marker = "." if len(points) < 3 else ""
-                axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=what, marker=marker)
+                axes.plot(*zip(*points, strict=True), style, color=colour, marker="." if len(points) < 3 else "")
     axes.set(xlabel="epoch", ylabel=label)
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
     else:
+        if whole:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.update_datalim([(1, 0)])
         axes.autoscale_view()  # again, for room above a level curve
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
     return _url(figure)
 
 
@@ -88,7 +97,7 @@ def heat_map(values: NDArray[Any], rows: Sequence[str]) -> str:
     axes = figure.add_subplot()
     axes.imshow(values, cmap="Blues", vmin=0, aspect="auto")
     axes.set_xticks(range(width), [str(i) for i in range(width)])
-    axes.set_yticks(range(count), map(_plain, rows))
+    axes.set_yticks(range(count), map(_short, rows), parse_math=False)  # $ is no formula
     axes.set_xlabel("component")
     half = values.max() / 2
     for row in range(count):

@@ -14,6 +14,7 @@ from gmsop.data import PackedDataset
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation import wilson_interval
 from gmsop.files import writing
+from gmsop.metrics import Epochs
 from gmsop.report import figures
 from gmsop.report.folder import RunFolder, read_run
 from gmsop.report.samples import favourites
@@ -59,13 +60,13 @@ def write_report(
         loader=PackageLoader("gmsop.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    metrics = {label: folder.metrics for label, folder in zip(labels, folders, strict=True)}
     text = environment.get_template("page.html.j2").render(
         title=" and ".join(labels) if len(labels) < 3 else f"{len(labels)} runs",
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         paper=published.PAPER,
         rows=[_row(label, folder) for label, folder in zip(labels, folders, strict=True)],
-        curves=_curves(metrics),
+        legend=list(zip(labels, figures.colours(len(labels)), strict=True)),
+        curves=_curves([folder.metrics for folder in folders]),
         differences=_differences(labels, folders),
         runs=[
             _details(label, folder, data, images, progress) for label, folder in zip(labels, folders, strict=True)
@@ -111,14 +112,14 @@ def _published(result: published.Result) -> str:
     return f"{result.top1:.2f} / {top5} on {result.dataset}" + (f", {result.note}" if result.note else "")
 
 
-def _curves(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+def _curves(metrics: list[Epochs]) -> list[tuple[str, str]]:
     errors, losses = ({f"val/{what}": "-", f"train/{what}": "--"} for what in ("top1_error", "loss"))
     found = [
         ("Top-1 error", figures.curves(metrics, errors, "top-1 error, %")),
         ("Cross-entropy", figures.curves(metrics, losses, "cross-entropy", log=True)),
         ("Learning rate", figures.curves(metrics, {"lr": "-"}, "learning rate")),
     ]
-    if not any("gate/entropy" in row for rows in metrics.values() for row in rows.values()):
+    if not any("gate/entropy" in row for rows in metrics for row in rows.values()):
         return found
     return [
         *found,
@@ -126,7 +127,7 @@ def _curves(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         ("Balance loss", figures.curves(metrics, {"train/balance_loss": "-"}, "balance loss")),
         (
             "Components without a val image",
-            figures.curves(metrics, {"val/dead_components": "-"}, "components"),
+            figures.curves(metrics, {"val/dead_components": "-"}, "components", whole=True),
         ),
     ]
 
