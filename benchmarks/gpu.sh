@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# On a machine with a GPU and PyTorch: the tests that run there, a short training, then every GPU table, in under nine
+# On a machine with a GPU and PyTorch: the tests that run there, short trainings, and every GPU table, in under nine
 # minutes.
 #
 #   benchmarks/gpu.sh [WHEELS] [OUT]
+#   ONLY="head step" benchmarks/gpu.sh [WHEELS] [OUT]     # some of them
 #
 # WHEELS: a folder of wheels of what else gmsop needs, for a machine without internet. To make one for Python 3.12, where
 # NumPy, SciPy, Matplotlib, PyYAML, Jinja2, torchvision, torchmetrics and TensorBoard stand beside PyTorch already:
@@ -24,14 +25,16 @@ export PYTHONPATH="$PWD/src"
 run() { # SECONDS NAME COMMAND...: a table that fails or is late does not cost the others
     local limit=$1 name=$2
     shift 2
+    [[ -z ${ONLY:-} || " $ONLY " == *" $name "* ]] || return 0
     echo "== $name"
     timeout "$limit" "$@" 2>&1 | tee "$out/$name.txt" | tail -40 || echo "== $name: failed or late"
 }
 parallel=$(python3 -c 'import xdist' 2>/dev/null && echo "-n 6" || true) # most of the time is compiling
-run 150 kernels python3 -m pytest -q $parallel tests/kernels --ignore tests/kernels/test_compilation.py
-run 90 tests python3 -m pytest -q $parallel tests/ops tests/nn
-run 30 train python3 -m gmsop.cli train --recipe demo/gm_sop_4_2 --epochs 5 --precision 16-mixed --out "$out/run-$(date +%s)"
-run 100 head python3 benchmarks/head.py --device cuda --json "$out/head.json"
-run 110 step python3 benchmarks/step.py --device cuda --json "$out/step.json"
-run 55 inference python3 -m gmsop.cli benchmark inference --device cuda --models 'g*_16_8_resnet18' --json "$out/inference.json"
+run 125 kernels python3 -m pytest -q $parallel tests/kernels --ignore tests/kernels/test_compilation.py
+run 80 tests python3 -m pytest -q $parallel tests/ops tests/nn
+run 25 float16 python3 -m gmsop.cli train --recipe demo/gm_sop_4_2 --epochs 5 --precision 16-mixed --out "$out/run-$(date +%s)"
+run 90 head python3 benchmarks/head.py --device cuda --json "$out/head.json"
+run 95 step python3 benchmarks/step.py --device cuda --json "$out/step.json"
+run 75 train python3 benchmarks/train.py # after the step, which has compiled the same
+run 45 inference python3 -m gmsop.cli benchmark inference --device cuda --models 'g*_16_8_resnet18' --json "$out/inference.json"
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,memory.total --format=csv,noheader | tee "$out/gpu.txt"

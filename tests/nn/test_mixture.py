@@ -58,6 +58,37 @@ def test_equals_the_loop_over_images_in_float32_on_a_gpu(k, second_order):
         assert (a.cpu() - b).norm() <= 1e-3 * b.norm() + 1e-6
 
 
+@pytest.mark.skipif(DEVICES == ["cpu"], reason="for a GPU")
+@pytest.mark.parametrize("second_order", [True, False])
+def test_a_cuda_graph_holds_both_passes(second_order):
+    """Which it could not if anything waited for the host."""
+    head = mixture(5, 2, second_order).float().cuda()
+    x = torch.randn(9, 6, 4, 3, device="cuda", requires_grad=True)
+    other = torch.randn_like(x)
+    inputs = [x, *head.parameters()]
+
+    def passes() -> list[torch.Tensor]:
+        out = head(x)
+        return [out, *torch.autograd.grad(out.square().sum(), inputs, materialize_grads=True)]
+
+    for training in (True, False):  # in training with the gate's noise, of which no two runs have the same
+        head.train(training)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                passes()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = passes()
+    with torch.no_grad():
+        x.copy_(other)
+    graph.replay()
+    for found, expected in zip(captured, passes(), strict=True):
+        assert relative_error(found, expected) < 1e-6
+
+
 def test_an_empty_batch_gives_an_empty_result():
     head = mixture(4, 2).eval()
     out, routing = head(torch.zeros(0, 6, 4, 4, dtype=torch.double), return_routing=True)
