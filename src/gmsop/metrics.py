@@ -7,18 +7,51 @@ from typing import Any
 
 from torch import Tensor
 
-from gmsop.files import writing
+from gmsop.errors import DataError
+from gmsop.files import write_error, writing
 
 Epochs = dict[int, dict[str, float]]
 
 
 def read_metrics(path: str | Path) -> Epochs:
-    """Epoch (from 0) to the values logged in it."""
+    """Epoch (from 0) to the values logged in it.
+
+    Raises:
+        OSError: no such file.
+        DataError: damaged.
+    """
     with Path(path).open(newline="", encoding="utf-8") as file:
-        return {
-            int(row["epoch"]): {k: float(v) for k, v in row.items() if k != "epoch" and v}
-            for row in csv.DictReader(file)
-        }
+        try:
+            rows = csv.DictReader(file)
+            if "epoch" not in (rows.fieldnames or ()):
+                raise ValueError("no column epoch")
+            return {int(row["epoch"]): {k: float(v) for k, v in row.items() if k != "epoch" and v} for row in rows}
+        except (ValueError, TypeError, AttributeError, csv.Error) as error:
+            raise DataError(f"{path}: damaged ({error})") from error
+
+
+def total_seconds(timing: Epochs) -> float:
+    """Of training and validation, of all epochs in a run's `timing.csv`."""
+    return sum(row.get("train_seconds", 0) + row.get("val_seconds", 0) for row in timing.values())
+
+
+def set_aside_damaged(path: Path) -> Path | None:
+    """The new name of a CSV file that cannot be read, if it could not: its place is free then.
+
+    Raises:
+        WriteError: it cannot be renamed.
+    """
+    try:
+        read_metrics(path)
+        return None
+    except FileNotFoundError:
+        return None
+    except DataError:
+        aside = path.with_name(f"{path.stem}-damaged{path.suffix}")
+    try:
+        return path.replace(aside)
+    except OSError as error:
+        raise write_error(aside, error) from error
 
 
 def log_epoch(path: str | Path, epoch: int, values: Mapping[str, float]) -> None:

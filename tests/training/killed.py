@@ -65,10 +65,23 @@ def while_renaming(number: int) -> None:
     checkpoints._link = link
 
 
+def before_validation_file(number: int) -> None:
+    """The best epoch's checkpoint has its name, and what was counted in that epoch has no file of its own yet."""
+    original, count = checkpoints.write_validation, [0]
+
+    def write(folder: Path) -> None:
+        count[0] += 1
+        if count[0] == number:
+            die()
+        original(folder)
+
+    checkpoints.write_validation = write
+
+
 def train_until(recipe: Recipe, data: Path, out: Path, moment: str, *numbers: int) -> None:
     """Train, or go on with what is there, and die at the moment."""
     globals()[moment](*numbers)
-    train(recipe, data, out, out if (out / "last.ckpt").exists() else None)
+    train(recipe, data, out, out if out.exists() else None)
 
 
 def train_on_a_full_disk(recipe: Recipe, data: Path, out: Path) -> None:

@@ -32,6 +32,9 @@ def assert_alike(a: Path, b: Path) -> None:
     for name in ("last.ckpt", "best.ckpt", "model.safetensors"):
         assert same(weights(a, name), weights(b, name)), name
     assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+    arrays = [dict(np.load(folder / "validation.npz")) for folder in (a, b)]
+    assert arrays[0].keys() == arrays[1].keys()
+    assert all(np.array_equal(arrays[0][name], array) for name, array in arrays[1].items())
     states = [read_training_checkpoint(folder / "last.ckpt")["optimizer_states"][0]["state"] for folder in (a, b)]
     assert all(torch.equal(states[0][i]["momentum_buffer"], s["momentum_buffer"]) for i, s in states[1].items())
 
@@ -45,8 +48,10 @@ def assert_nobody_writes_to(log: Path) -> None:
 
 
 MOMENTS = [
+    ("at_step", 0, 1),  # before the first checkpoint
     ("at_step", 0, 3),  # the first epoch, one step after a checkpoint
     ("while_writing", 2),
+    ("before_validation_file", 1),
     ("while_validating", 1),
     ("at_step", 2, 0),
     ("while_renaming", 1),
@@ -58,7 +63,7 @@ OPTIONS = {"schedule": "cosine", "ema_decay": 0.9, "accumulate": 2, "mixup": 0.4
 
 @pytest.mark.parametrize(
     ("changes", "moments"),
-    [({"schedule": "one_cycle", "num_workers": 2}, MOMENTS[::3]), (OPTIONS, MOMENTS)],
+    [({"schedule": "one_cycle", "num_workers": 2}, MOMENTS[1::4]), (OPTIONS, MOMENTS)],
     ids=["workers", "options"],
 )
 def test_killed_again_and_again(small_set, tmp_path, changes, moments):
@@ -71,6 +76,49 @@ def test_killed_again_and_again(small_set, tmp_path, changes, moments):
     assert_alike(resumed.folder, whole.folder)
     assert resumed.result == whole.result
     assert (resumed.best_epoch, resumed.best_top1_error) == (whole.best_epoch, whole.best_top1_error)
+
+
+def test_killed_before_the_file_of_the_last_epoch(small_set, tmp_path):
+    settings, out = recipe(epochs=[1]), tmp_path / "killed"
+    run_and_kill(settings, small_set, out, "before_validation_file", 1)
+    assert not (out / "validation.npz").exists()
+    with pytest.raises(RunComplete):
+        train(settings, small_set, out, out)
+    assert_alike(out, train(settings, small_set, tmp_path / "whole").folder)
+
+
+def test_a_run_without_a_checkpoint_begins_anew(small_set, tmp_path, monkeypatch):
+    settings, out = recipe(epochs=[1], checkpoint_every=1), tmp_path / "killed"
+    run_and_kill(settings, small_set, out, "while_writing", 1)
+    (out / "metrics.csv").write_text("epoch,train/loss\n0,7\n")  # as if it had come as far as to its first epoch's end
+    with pytest.raises(ConfigError, match=r"already holds a run.*go on with --resume"):
+        train(settings, small_set, out)
+    whole = train(settings, small_set, tmp_path / "whole")
+    shutil.copytree(out, tmp_path / "again")
+    assert_alike(train(settings, small_set, out, out).folder, whole.folder)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert_alike(train(settings, small_set, tmp_path / "again").folder, whole.folder)
+
+
+def test_the_time_before_a_stop_is_counted(small_set, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "x")
+    before = read_metrics(tmp_path / "x" / "timing.csv")
+    assert before[1].keys() == {"train_seconds"}
+    run = train(recipe(checkpoint_every=1), small_set, tmp_path / "x", tmp_path / "x")
+    after = read_metrics(run.folder / "timing.csv")
+    assert after[0] == before[0]
+    assert after[1]["train_seconds"] > before[1]["train_seconds"]
+    assert run.seconds == pytest.approx(sum(r["train_seconds"] + r["val_seconds"] for r in after.values()))
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"hello\nworld\n", b""])
+def test_damaged_figures_are_set_aside(small_set, stopped, tmp_path, content):
+    shutil.copytree(stopped, tmp_path / "x")
+    (tmp_path / "x" / "metrics.csv").write_bytes(content)
+    with pytest.warns(TrainingWarning, match=r"metrics\.csv is damaged"):
+        run = train(recipe(checkpoint_every=1), small_set, tmp_path / "x", tmp_path / "x")
+    assert (tmp_path / "x" / "metrics-damaged.csv").read_bytes() == content
+    assert sorted(read_metrics(run.folder / "metrics.csv")) == [1]
 
 
 def test_a_damaged_checkpoint_is_passed_over(small_set, tmp_path):

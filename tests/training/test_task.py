@@ -81,31 +81,24 @@ def test_soft_targets(small_set, kind):
     assert task.totals.compute()["train/loss"] == pytest.approx(losses[0], rel=1e-6)
 
 
-def test_accumulated_passes_have_the_gradient_of_one(small_set):
-    """Passes of half a step each, BatchNorm in evaluation mode, and no gate, whose balance is that of a pass."""
-    images, labels = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8), torch.arange(8)
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 3), (4,)])
+def test_accumulated_passes_have_the_gradient_of_one(small_set, sizes):
+    """The last step of an epoch, too. BatchNorm in evaluation mode, and no gate, whose balance is that of a pass."""
+    count = sum(sizes)
+    images, labels = torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8), torch.arange(count)
     gradients = []
-    for accumulate in (1, 2):
+    for accumulate, shares in ((1, (count,)), (2, sizes)):
         torch.manual_seed(0)
         task = task_of(small_set, model="sr_sop_tiny", flip="none", accumulate=accumulate, batch_size=8)
         task.double().eval()
-        for part in range(accumulate):
-            share = slice(part * 8 // accumulate, (part + 1) * 8 // accumulate)
-            (task.training_step((images[share], labels[share]), part) / accumulate).backward()  # as Lightning does
+        task.trainer = SimpleNamespace(
+            world_size=1, num_training_batches=len(shares), train_dataloader=SimpleNamespace(sampler=range(count))
+        )
+        for index, share in enumerate(zip(images.split(shares), labels.split(shares), strict=True)):
+            (task.training_step(share, index) / accumulate).backward()  # as Lightning does
         gradients.append([p.grad for p in task.model.parameters()])
     for one, two in zip(*gradients, strict=True):
         assert torch.allclose(one, two, rtol=1e-10, atol=1e-14)
-
-
-def test_the_last_step_of_an_epoch_is_divided_by_the_passes_it_has(small_set):
-    task = task_of(small_set, flip="none", accumulate=2, batch_size=8, balance_weight=0)
-    task.trainer = SimpleNamespace(world_size=1, num_training_batches=3, global_step=0)
-    images, labels = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8), torch.arange(4)
-    losses = []
-    for index in range(3):
-        torch.manual_seed(0)
-        losses.append(task.eval().training_step((images, labels), index).item())
-    assert losses == pytest.approx([losses[0], losses[0], 2 * losses[0]])
 
 
 def test_what_an_epoch_counts(small_set, tmp_path):
@@ -120,7 +113,7 @@ def test_what_an_epoch_counts(small_set, tmp_path):
 
 
 def poison(monkeypatch, when):
-    """The components' weights are NaN in the batches for which `when(epoch, index)`."""
+    """The components' weights are so large that they overflow in the batches for which `when(epoch, index)`."""
     original = TrainingTask.training_step
 
     def step(self, batch, index):
@@ -130,7 +123,8 @@ def poison(monkeypatch, when):
         kept = [weight.detach().clone() for weight in weights]
         try:
             with torch.no_grad():
-                torch._foreach_mul_(weights, torch.nan)
+                for weight in weights:
+                    weight.fill_(3e38)
             return original(self, batch, index)
         finally:
             with torch.no_grad():
@@ -150,6 +144,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(small_set, tmp_p
     monkeypatch.undo()
     whole = train(recipe(), small_set, tmp_path / "whole")
     assert same(weights(train(recipe(), small_set, out, out).folder), weights(whole.folder))
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 0])
+@pytest.mark.parametrize("non_finite", ["stop", "skip"])
+@pytest.mark.filterwarnings("ignore::gmsop.errors.TrainingWarning")
+def test_weights_that_are_not_finite_are_never_saved(small_set, tmp_path, monkeypatch, checkpoint_every, non_finite):
+    """The gradient of the second epoch's first step is not, though its loss is."""
+    original = TrainingTask.on_before_optimizer_step
+
+    def spoil(task, optimizer):
+        if task.trainer.global_step == 12:
+            task.model.get_classifier().bias.grad.fill_(torch.nan)
+        original(task, optimizer)
+
+    monkeypatch.setattr(TrainingTask, "on_before_optimizer_step", spoil)
+    settings = recipe(batch_size=8, checkpoint_every=checkpoint_every, non_finite=non_finite)
+    where = "after step 13 the weights fc.bias are not" if checkpoint_every else "the weights fc.bias, which the step"
+    with pytest.raises(TrainingError, match=where) as caught:
+        train(settings, small_set, tmp_path / "run")
+    assert f"the last good checkpoint is {tmp_path / 'run' / 'last.ckpt'}" in str(caught.value)
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
 
 def test_a_step_that_is_not_finite_can_be_skipped(small_set, tmp_path, monkeypatch):

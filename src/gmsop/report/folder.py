@@ -1,6 +1,5 @@
 """What a run folder says."""
 
-import csv
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from gmsop.checkpoint import load_model
 from gmsop.environment import read_starts
 from gmsop.errors import CheckpointError, ConfigError
-from gmsop.metrics import Epochs, read_metrics
+from gmsop.metrics import Epochs, read_metrics, total_seconds
 from gmsop.nn import PooledClassifier
 
 DAMAGED = (
@@ -26,7 +25,6 @@ DAMAGED = (
     AttributeError,
     zipfile.BadZipFile,
     zlib.error,
-    csv.Error,
 )
 """What reading a file may raise that is not as a run wrote it."""
 
@@ -71,8 +69,7 @@ class RunFolder:
 
     @property
     def seconds(self) -> float:
-        """Of training and validation, added up over the epochs."""
-        return sum(row.get("train_seconds", 0) + row.get("val_seconds", 0) for row in self.timing.values())
+        return total_seconds(self.timing)
 
 
 def read_run(path: Path) -> RunFolder:

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from gmsop.checkpoint import read_training_checkpoint
-from gmsop.errors import CheckpointError
+from gmsop.errors import CheckpointError, TrainingError
 from gmsop.evaluation import Evaluation
 from gmsop.files import WriteError, write_error, writing
 from gmsop.training.console import warn
@@ -72,12 +72,22 @@ class CheckpointWriter(Checkpoint):
         written = self.save_last(trainer, better)
         if better and trainer.is_global_zero:
             if written:
-                _save_result(result, trainer.current_epoch, self.folder)
+                write_validation(self.folder)
             else:
                 self.load_state_dict(before)
 
     def save_last(self, trainer: pl.Trainer, best: bool = False) -> bool:
-        """Whether this process, if it is the one that writes, has written it."""
+        """Whether this process, if it is the one that writes, has written it.
+
+        Raises:
+            TrainingError: the weights are not finite: nothing good could come of them.
+        """
+        task: Any = trainer.lightning_module
+        if name := not_finite(task.model):
+            raise TrainingError(
+                f"after step {trainer.global_step} the weights {name} are not finite, though the loss was; "
+                f"{last_good(self.folder)}. A smaller --lr is the first thing to try"
+            )
         trainer.save_checkpoint(self.folder / LAST, weights_only=False, storage_options={"best": best})
         files: Any = trainer.strategy.checkpoint_io
         self.saved_step = trainer.global_step  # written or not: the ranks must agree
@@ -126,16 +136,37 @@ def _link(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def _save_result(result: Evaluation, epoch: int, folder: Path) -> None:
-    """`validation.npz`: the confusion matrix and the gate's use per class, of the best epoch, which it names."""
-    arrays = {"epoch": np.array(epoch), "confusion": result.confusion.numpy()}
-    if result.usage is not None:
-        arrays |= {"gate_weight": result.usage.weight.numpy(), "gate_chosen": result.usage.chosen.numpy()}
+def not_finite(model: torch.nn.Module) -> str | None:
+    """Name of the first weights that are not finite."""
+    return next((name for name, p in model.named_parameters() if not bool(p.detach().isfinite().all())), None)
+
+
+def last_good(folder: Path | None) -> str:
+    """In words; none is written of weights that are not finite."""
+    saved = folder and folder / LAST
+    return f"the last good checkpoint is {saved}" if saved and saved.exists() else "there is no checkpoint yet"
+
+
+def write_validation(folder: Path) -> None:
+    """`validation.npz`, from `best.ckpt`: the confusion matrix and the gate's use per class of its epoch, which it
+    names. A run killed between the two does it when it goes on."""
+    try:
+        best = read_training_checkpoint(folder / BEST)["gmsop"]
+    except CheckpointError:
+        return
+    if "validation" not in best:  # of an older version
+        return
+    arrays = {"epoch": np.array(best["epoch"] - 1)} | {name: t.numpy() for name, t in best["validation"].items()}
     try:
         with writing(folder / "validation.npz") as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, **arrays)
     except WriteError as error:
         warn(str(error))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one, whole or not."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
 
 
 def epochs_of(path: Path) -> float:

@@ -49,7 +49,7 @@ def make_loggers(folder: Path, recipe: Recipe, wandb: str | None, step: int) -> 
     Raises:
         ConfigError: `wandb`, and the package is not installed.
     """
-    loggers: list[Logger] = [_PatientTensorBoard(folder, name="", version="", purge_step=step or None)]
+    loggers: list[Logger] = [_PatientTensorBoard(folder, name="", version="", purge_step=step)]
     if wandb:
         if find_spec("wandb") is None:
             raise ConfigError("--wandb needs the package of that name: pip install wandb")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,21 @@ from gmsop.environment import note_start
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation import Evaluation, require_fit, require_share
 from gmsop.files import WriteError, writing
+from gmsop.metrics import read_metrics, set_aside_damaged, total_seconds
 from gmsop.recipe import Recipe
 from gmsop.trainer import by_torchrun, determinism_as_before, make_trainer
 from gmsop.training.averaging import Averaging
-from gmsop.training.checkpoints import BEST, LAST, CheckpointFiles, CheckpointWriter, clear_away, go_on_from
-from gmsop.training.console import EpochLines, is_first_process
+from gmsop.training.checkpoints import (
+    BEST,
+    LAST,
+    CheckpointFiles,
+    CheckpointWriter,
+    clear_away,
+    go_on_from,
+    has_checkpoint,
+    write_validation,
+)
+from gmsop.training.console import EpochLines, is_first_process, warn
 from gmsop.training.loggers import make_loggers
 from gmsop.training.model import fresh_model
 from gmsop.training.resume import (
@@ -36,7 +45,7 @@ from gmsop.training.resume import (
     where_it_goes_on,
 )
 from gmsop.training.signals import Interrupted, Signals, Stop
-from gmsop.training.task import TrainingTask
+from gmsop.training.task import TIMING, TrainingTask
 
 WEIGHTS = "model.safetensors"
 """Of the best epoch, in the folder of a run that has ended."""
@@ -52,7 +61,7 @@ class Run:
     best_top1_error: float
     best_epoch: int
     seconds: float
-    """Wall-clock time of training and validation."""
+    """Of training and validation, in all starts."""
     parameters: int
 
 
@@ -80,7 +89,8 @@ def train(
     count. The recipe's batch size is that of all of them together.
 
     Args:
-        resume: a run folder, usually `out`, or a `.ckpt` file, to go on from.
+        resume: a run folder, usually `out`, or a `.ckpt` file, to go on from. A run that ended before its first
+            checkpoint begins anew.
         progress: show a progress bar and a line per epoch.
         allow_changes: resume with another recipe, or other data, than the run had.
         devices: processes on this machine, one per GPU (or CPU process); "auto": all GPUs, or one CPU process.
@@ -100,10 +110,15 @@ def train(
     """
     recipe.check()
     out = Path(out)
-    if started_again() and (out / LAST).exists():
+    first, again = is_first_process(), started_again()
+    if again and has_checkpoint(out):
         resume = out
-    first = is_first_process()
-    if first and (resume is None or out.resolve() not in (Path(resume).resolve(), Path(resume).parent.resolve())):
+    if resume is not None and _ended_too_soon(Path(resume)):
+        if progress and first:
+            print(f"{resume} has no checkpoint yet: beginning anew", flush=True)
+        again = again or _is_in(Path(resume), out)
+        resume = None
+    if first and not again and not (resume is not None and _is_in(Path(resume), out)):
         _require_free(out)
     train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
     _require_trainable(train_set, recipe)
@@ -158,13 +173,11 @@ def train(
             print(where_it_goes_on(checkpoint, ranks), flush=True)
     if first:
         _begin_folder(out, recipe, Path(data), ranks, path, checkpoint)
-    started = time.perf_counter()
     _fit(trainer, task, train_batches, val_batches, path)
-    seconds = time.perf_counter() - started
     if trainer.is_global_zero:
         _finish_folder(out, recipe)
     parameters = sum(p.numel() for p in model.parameters())
-    return Run(out, task.result, writer.best_top1_error, writer.best_epoch + 1, seconds, parameters)
+    return Run(out, task.result, writer.best_top1_error, writer.best_epoch + 1, _seconds(out), parameters)
 
 
 def _loaders(recipe: Recipe, train_set: PackedDataset, val_set: PackedDataset, trainer: pl.Trainer) -> Any:
@@ -187,7 +200,11 @@ def _begin_folder(
     if checkpoint is not None and path is not None:
         take_along(path, checkpoint, out)
         go_on_from(path, out)
+        for file in (out / "metrics.csv", out / TIMING):
+            if aside := set_aside_damaged(file):
+                warn(f"{file} is damaged: what it says of earlier epochs is in {aside}, if anywhere")
         (out / WEIGHTS).unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
+        write_validation(out)
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
     note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed)
 
@@ -195,8 +212,12 @@ def _begin_folder(
 def _finish_folder(out: Path, recipe: Recipe) -> None:
     if not (out / BEST).exists():
         raise WriteError(f"no checkpoint of the run in {out} could be written: there is nothing to keep")
-    plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
     save_model(load_model(out / BEST), out / WEIGHTS)
+    write_validation(out)
+    try:
+        plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
+    except (OSError, DataError) as error:  # a picture is not worth failing for
+        warn(str(error))
 
 
 def _fit(trainer: pl.Trainer, task: TrainingTask, train_batches: Any, val_batches: Any, path: Path | None) -> None:
@@ -213,6 +234,14 @@ def _fit(trainer: pl.Trainer, task: TrainingTask, train_batches: Any, val_batche
         raise Interrupted(signal.SIGINT, _hint(out)) from None
 
 
+def _seconds(out: Path) -> float:
+    """Of all starts."""
+    try:
+        return total_seconds(read_metrics(out / TIMING))
+    except (OSError, DataError):  # another machine's disk, or a full one
+        return 0.0
+
+
 def _hint(out: Path) -> str:
     return f"go on with: gmsop train --resume {out}" if (out / LAST).exists() else "there is no checkpoint yet"
 
@@ -222,11 +251,20 @@ def started_again() -> bool:
     return any(int(os.environ.get(f"{who}_RESTART_COUNT") or 0) > 0 for who in ("SLURM", "TORCHELASTIC"))
 
 
+def _ended_too_soon(folder: Path) -> bool:
+    """Whether it is a run's, and without a checkpoint; no progress is lost then, but that since its start."""
+    return (folder / "recipe.yaml").exists() and not has_checkpoint(folder)
+
+
+def _is_in(resume: Path, out: Path) -> bool:
+    return out.resolve() in (resume.resolve(), resume.parent.resolve())
+
+
 def _require_free(out: Path) -> None:
-    """Refuse a folder whose files a run would replace. A run that ended before its first checkpoint has none."""
-    if (out / LAST).exists():
+    """Refuse a folder whose files a run would replace. A run that ended before its first epoch left none."""
+    if has_checkpoint(out) or (_ended_too_soon(out) and (out / "metrics.csv").exists()):
         raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}")
-    if found := [name for name in (BEST, "metrics.csv", WEIGHTS) if (out / name).exists()]:
+    if found := [name for name in ("metrics.csv", WEIGHTS) if (out / name).exists()]:
         raise ConfigError(f"{out} already holds {', '.join(found)}; choose another --out")
 
 

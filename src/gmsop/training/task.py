@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,22 @@ from torch.nn import functional as F
 
 from gmsop.checkpoint import describe
 from gmsop.errors import TrainingError
-from gmsop.evaluation import EvaluationTask
+from gmsop.evaluation import Evaluation, EvaluationTask
 from gmsop.files import WriteError
-from gmsop.metrics import log_epoch
+from gmsop.metrics import log_epoch, read_metrics
 from gmsop.nn import GatedMixture, PooledClassifier
 from gmsop.ops import balance_loss
 from gmsop.recipe import Recipe
 from gmsop.training.augment import augment_pixels, mix, random_flip
-from gmsop.training.checkpoints import LAST
+from gmsop.training.checkpoints import last_good, not_finite
 from gmsop.training.console import warn
 from gmsop.training.non_finite import all_agree, first_non_finite
 from gmsop.training.resume import require_same_start
 from gmsop.training.schedule import rate_and_momentum
 from gmsop.training.totals import EpochTotals, epoch_means
+
+TIMING = "timing.csv"
+"""What is not the same when a run is repeated; the epoch under way has only `train_seconds`, up to its checkpoint."""
 
 MAX_SKIPPED = 10
 """Passes in a row whose loss is not finite, after which `non_finite: skip` gives up."""
@@ -51,6 +55,7 @@ class TrainingTask(EvaluationTask):
         self._skipped_in_a_row = 0
         self._drop_step = False
         self._passes_here = 0
+        self._seconds_before = 0.0
         self._started = time.perf_counter()
 
     # --- the optimiser ---
@@ -86,12 +91,23 @@ class TrainingTask(EvaluationTask):
     def on_train_start(self) -> None:
         require_same_start(self.trainer, self.device)
         self._begin_clock()
+        self._seconds_before = self._seconds_of_checkpoint()
 
     def on_train_epoch_start(self) -> None:
         self._begin_clock()
 
     def _begin_clock(self) -> None:
         self._started, self._passes_here = time.perf_counter(), 0
+
+    def _seconds_of_checkpoint(self) -> float:
+        """What the epoch that the run goes on within had taken."""
+        if self.folder is None or not (self.folder / TIMING).exists():
+            return 0.0
+        row = read_metrics(self.folder / TIMING).get(self.current_epoch, {})
+        return 0.0 if "val_seconds" in row else row.get("train_seconds", 0.0)
+
+    def _train_seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         # All randomness of a step (crops, flips, dropout, noise, ties) follows from the seed and where the step is, so
@@ -114,57 +130,67 @@ class TrainingTask(EvaluationTask):
         loss, balance = cross_entropy, None
         if routing is not None:
             balance = balance_loss(routing.dense, across_ranks=True)
-            step_images = len(labels) * self.trainer.world_size * self._passes_of_step(index)
+            step_images = self._images_of_step(index, len(labels)) * self.trainer.world_size
             loss = loss + recipe.balance_weight / step_images * balance
         self._passes_here += 1
-        if not all_agree(loss.detach().isfinite()):
-            self._not_finite(inputs, index)
+        finite = loss.detach().isfinite()
+        if not all_agree(finite):
+            self._not_finite(inputs, index, here=not finite)
             # Not None, which Lightning takes on one device only: no gradient, to which all ranks contribute.
             return torch.stack([p.sum() * 0 for p in self.model.parameters() if p.requires_grad]).sum()
         self._skipped_in_a_row = 0
         with torch.no_grad():
             self.totals.update(cross_entropy, logits, labels, routing, balance)
-        return loss * (recipe.accumulate / self._passes_of_step(index))  # Lightning divides by `accumulate`
+        share = len(labels) / self._images_of_step(index, len(labels))
+        return loss * (recipe.accumulate * share)  # Lightning divides by `accumulate`
 
-    def _passes_of_step(self, index: int) -> int:
-        """How many passes the step of this one has: the last step of an epoch may have fewer."""
-        accumulate = self.recipe.accumulate
-        return int(min(accumulate, self.trainer.num_training_batches - index // accumulate * accumulate))
+    def _images_of_step(self, index: int, images: int) -> int:
+        """Of this rank, in all passes of a step, of which one has so many: the epoch's last step may have fewer passes,
+        and its last pass fewer images."""
+        if self.recipe.accumulate == 1:
+            return images
+        size = self.recipe.batch_size // self.trainer.world_size // self.recipe.accumulate
+        first = index // self.recipe.accumulate * self.recipe.accumulate
+        passes = min(self.recipe.accumulate, self.trainer.num_training_batches - first)
+        loader: Any = self.trainer.train_dataloader
+        last = len(loader.sampler) - (first + passes - 1) * size
+        return int((passes - 1) * size + min(size, last))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._drop_step:  # without gradients SGD leaves weights and momentum alone
             optimizer.zero_grad(set_to_none=True)
         self._drop_step = False
 
-    def _not_finite(self, inputs: Tensor, index: int) -> None:
+    def _not_finite(self, inputs: Tensor, index: int, here: bool) -> None:
         """Pass over the step, if the recipe says so and not too often; or stop, saying all that is known."""
         where = f"step {self.trainer.global_step} (epoch {self.current_epoch + 1}, batch {index + 1})"
         if self.recipe.non_finite == "stop":
-            raise self._explained(where, inputs, index)
+            raise self._explained(where, inputs, index, here)
         for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
             buffer.copy_(before)
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row == MAX_SKIPPED:
-            raise self._explained(f"{MAX_SKIPPED} passes in a row, up to {where}", inputs, index)
+            raise self._explained(f"{MAX_SKIPPED} passes in a row, up to {where}", inputs, index, here)
         self._drop_step = True
         if self.trainer.is_global_zero:  # all of them skip it
             self.totals.skip()
         warn(f"the loss is not finite in {where}: skipped")
 
-    def _explained(self, where: str, inputs: Tensor, index: int) -> TrainingError:
+    def _explained(self, where: str, inputs: Tensor, index: int, here: bool) -> TrainingError:
+        if not here:
+            return TrainingError(f"the loss is not finite in {where} on another rank, which says more")
         loader: Any = self.trainer.train_dataloader
         size = loader.batch_size
         indices = loader.sampler.indices(self.current_epoch)[index * size : (index + 1) * size]
         if self.recipe.flip == "both":
             indices = [i % (loader.sampler.length // 2) for i in indices]
-        layer = (
-            first_non_finite(self.model, inputs) or "the loss itself, here or on another rank: all layers are finite"
-        )
-        saved = self.folder and self.folder / LAST
-        good = f"the last good checkpoint is {saved}" if saved and saved.exists() else "there is no checkpoint yet"
+        if weights := not_finite(self.model):
+            began = f"the weights {weights}, which the step before made so"
+        else:
+            began = first_non_finite(self.model, inputs) or "the loss itself: all layers are finite"
         return TrainingError(
-            f"the loss is not finite in {where}; it began in {layer}; the batch's images in the training set: "
-            f"{indices}; {good}. A smaller --lr is the first thing to try"
+            f"the loss is not finite in {where}; it began in {began}; the batch's images in the training set: "
+            f"{indices}; {last_good(self.folder)}. A smaller --lr is the first thing to try"
         )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
@@ -185,7 +211,8 @@ class TrainingTask(EvaluationTask):
     # --- the epoch ---
 
     def on_validation_epoch_start(self) -> None:
-        self._train_seconds = time.perf_counter() - self._started
+        self._seconds = self._train_seconds()
+        self._seconds_before = 0.0
         self._reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -208,9 +235,8 @@ class TrainingTask(EvaluationTask):
         self.log_dict({name: torch.tensor(value) for name, value in self.row.items()})
         if self.folder is None or not self.trainer.is_global_zero:
             return
-        # What is not the same when a run is repeated stands apart.
         timing = {
-            "train_seconds": self._train_seconds,
+            "train_seconds": self._seconds,
             "images_per_second": self.speed,
             "val_seconds": self.result.seconds,
         }
@@ -219,7 +245,7 @@ class TrainingTask(EvaluationTask):
             for epoch in sorted(self._unwritten):
                 log_epoch(self.folder / "metrics.csv", epoch, self._unwritten[epoch])
             self._unwritten.clear()
-            log_epoch(self.folder / "timing.csv", self.current_epoch, timing)
+            log_epoch(self.folder / TIMING, self.current_epoch, timing)
         except WriteError as error:  # kept, and written after the next epoch
             warn(str(error))
 
@@ -230,6 +256,9 @@ class TrainingTask(EvaluationTask):
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         recipe = self.recipe
         over = epochs.processed == epochs.ready
+        if not over and self.folder is not None and self.trainer.is_global_zero:
+            with suppress(WriteError):
+                log_epoch(self.folder / TIMING, self.current_epoch, {"train_seconds": self._train_seconds()})
         checkpoint["gmsop"] = {
             "model": describe(self.model),
             "recipe": recipe.to_dict(),
@@ -239,7 +268,19 @@ class TrainingTask(EvaluationTask):
             "world_size": self.trainer.world_size,
             "data": self.data,
             "totals": self.totals.gather(),
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "validation": _kept(self.result) if over else {},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.totals.load(checkpoint["gmsop"]["totals"], self.global_rank, self.trainer.world_size)
+        saved = checkpoint["gmsop"]
+        self.totals.load(saved["totals"], self.global_rank, self.trainer.world_size)
+        self._skipped_in_a_row = saved.get("skipped_in_a_row", 0)
+
+
+def _kept(result: Evaluation) -> dict[str, Tensor]:
+    """What `validation.npz` says of an epoch besides its number."""
+    arrays = {"confusion": result.confusion}
+    if result.usage is not None:
+        arrays |= {"gate_weight": result.usage.weight, "gate_chosen": result.usage.chosen}
+    return arrays
