@@ -173,7 +173,7 @@ def test_the_last_recipe_named_counts_and_options_are_not_shortened(small_set, t
     assert not list((tmp_path / "runs").iterdir())  # a run that did not begin leaves nothing
     with pytest.raises(SystemExit):
         main(["train", "--recip", "demo/gap"])
-    assert "nrecognized arguments: --recip" in capsys.readouterr().err
+    assert "no option --recip; nearest: --recipe" in capsys.readouterr().err
 
 
 def test_a_packed_set_of_another_size_is_warned_about(model_file, tmp_path, capsys):
@@ -246,8 +246,24 @@ def test_train_refusals(words, message, tmp_path, capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("train", "--batch_sise", 3), "no option --batch_sise; nearest: --batch_size"),
+        (("train", "--nestrov=true"), "no option --nestrov; nearest: --nesterov"),
+        (("evaluate", "x", "--dta", "y"), "no option --dta; nearest: --data"),
+        (("train", "--qqqqq", 1), "no option --qqqqq\nall options: gmsop train --help"),
+    ],
+)
+def test_an_option_that_does_not_exist(capsys, words, hint):
+    status, _, err = gmsop_(capsys, *words)
+    assert status == 2
+    assert hint in err
+    assert len(err.splitlines()) == 2
+
+
 def test_wrong_types_on_the_command_line(capsys):
-    for words in (("--lr", "fast"), ("--schedule", "linear"), ("--learning_rate", 1)):
+    for words in (("--lr", "fast"), ("--schedule", "linear")):
         status, _, err = gmsop_(capsys, "train", *words)
         assert status == 2
         assert words[0].lstrip("-") in err

@@ -1,3 +1,4 @@
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import torch
 import yaml
 
 import gmsop
+from gmsop.catalog import card
 from gmsop.errors import ConfigError, UnknownNameError
 from gmsop.published import IMAGENET64, RESULTS
 from gmsop.recipe import Recipe, load_recipe, recipe_names, recipe_text
@@ -29,27 +31,51 @@ def test_every_published_row_has_a_recipe():
     assert {("imagenet64", "gap_wrn36_2", False), ("imagenet64", "sr_sop_wrn36_2", False)} <= recipes
 
 
-@pytest.mark.parametrize(
-    ("name", "epochs", "lr", "batch"),
-    [  # the reference's table of training settings
-        ("gap_resnet18", [50, 15, 10], 0.075, 256),
-        ("gm_gap_16_8_resnet18", [50, 15, 10], 0.075, 256),
-        ("sr_sop_resnet18", [40, 10, 5, 5], 0.15, 256),
-        ("gm_sop_16_8_resnet18", [40, 10, 5, 5], 0.1, 256),
-        ("gap_wrn36_2", [20, 10, 10], 0.1, 150),
-        ("sr_sop_wrn36_2", [10, 10, 10], 0.1, 150),
-        ("gm_gap_16_8_wrn36_2", [20, 10, 10], 0.1, 150),
-        ("gm_sop_16_8_wrn36_2", [20, 10, 5, 5], 0.09, 150),
-        ("gap_resnet50", [50, 10, 5, 5], 0.1, 256),
-    ],
-)
-def test_published_settings(name, epochs, lr, batch):
-    recipe = load_recipe(f"imagenet64/{name}")
-    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (epochs, lr, batch)
+PUBLISHED = [name for name in recipe_names() if not name.startswith("demo/")]
+
+SETTINGS = {  # the reference's table of training settings: the first that a recipe's name holds
+    "gap_wrn36_2": ([20, 10, 10], 0.1, 150),
+    "sr_sop_wrn36_2": ([10, 10, 10], 0.1, 150),
+    "gm_gap_16_8_wrn36_2": ([20, 10, 10], 0.1, 150),
+    "gm_sop_16_8_wrn36_2": ([20, 10, 5, 5], 0.09, 150),
+    "_resnet50": ([50, 10, 5, 5], 0.1, 256),
+    "gap_": ([50, 15, 10], 0.075, 256),
+    "sr_sop_": ([40, 10, 5, 5], 0.15, 256),
+    "sop_": ([40, 10, 5, 5], 0.1, 256),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings(name):
+    recipe = load_recipe(name)
+    wanted = next(settings for part, settings in SETTINGS.items() if part in name)
+    assert (recipe.epochs, recipe.lr, recipe.batch_size) == wanted
     assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 1e-4)
     assert (recipe.stem_scale, recipe.bn_momentum, recipe.balance_weight) == (60, 0.3, 100)
     assert recipe.classifier_lr_scale == 1
-    assert (recipe.normalize, recipe.flip, recipe.schedule, recipe.lr_factor) == ("mean", "random", "step", 0.1)
+    flip = "both" if name.endswith("flips_added") else "random"
+    assert (recipe.normalize, recipe.flip, recipe.schedule, recipe.lr_factor) == ("mean", flip, "step", 0.1)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_the_head_of_a_recipe_says(name):
+    recipe, text = load_recipe(name), recipe_text(name)
+    said = dict(re.findall(r"^# ([a-z ]+): +(.*)$", text, re.M))
+    places = name.startswith("places365/")
+    classes, images = (365, 1_803_460) if places else (1000, 1_281_167)
+    found = card(recipe.model, recipe.image_size, classes)
+    assert said["parameters"].startswith(f"{found.parameters:,} (with {classes} classes)")
+    assert said["operations"].startswith(f"{found.gflops:.2f} GFLOPs per image")
+    seen = recipe.total_epochs * images * (2 if recipe.flip == "both" else 1)
+    assert said["images seen"].startswith(f"{seen / 1e6:.0f} million")
+    assert said["cost"] == "not measured"
+    row = [
+        r for r in RESULTS
+        if (r.model, r.dataset != IMAGENET64, bool(r.note)) == (recipe.model, places, recipe.flip == "both")
+    ]  # fmt: skip
+    assert f"{row[0].top1:.2f} / " in said["published error"] if row else "none" in said["published error"]
+    if row and row[0].released:
+        assert f"released weights {row[0].released[0]:.2f}" in said["published error"]
 
 
 def test_places_recipes_are_for_100_pixels():
@@ -88,8 +114,8 @@ def test_unknown_names_list_the_nearest(tmp_path):
         load_recipe("imagenet64/gap_resnet19")
     with pytest.raises(UnknownNameError, match="no recipe file"):
         load_recipe(str(tmp_path / "none.yaml"))
-    (tmp_path / "r.yaml").write_text("learning_rate: 1\nbatch_sise: 3\n")
-    with pytest.raises(UnknownNameError, match="recipe key"):
+    (tmp_path / "r.yaml").write_text("batch_sise: 3\n")
+    with pytest.raises(UnknownNameError, match=r"recipe key 'batch_sise'\. Nearest: batch_size"):
         load_recipe(str(tmp_path / "r.yaml"))
 
 

@@ -16,7 +16,7 @@ from tiny import recipe
 from gmsop.cli import main
 from gmsop.data import PackedDataset, PackedWriter
 from gmsop.errors import ConfigError, DataError
-from gmsop.metrics import read_metrics
+from gmsop.metrics import log_epoch, read_metrics
 from gmsop.report import figures, write_report
 from gmsop.report.folder import read_run
 from gmsop.report.samples import favourites
@@ -65,8 +65,33 @@ def test_published_numbers_stand_beside(tmp_path, small_set, runs):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings | {"model": "gm_gap_16_8_resnet18"}))
     write_report([folder], tmp_path / "page.html")
     text = tmp_path.joinpath("page.html").read_text()
-    assert "42.37 / 18.82 on ImageNet 64x64" in text
+    assert "42.37 / 18.82 (released weights 42.25 / 19.46) on ImageNet 64x64" in text
     assert "40.03 / 17.91 on ImageNet 64x64, twice the images: flips added" in text
+
+
+def test_skipped_passes_are_counted(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "run")
+    for epoch, skipped in ((0, 2), (1, 1)):
+        row = read_metrics(tmp_path / "run" / "metrics.csv")[epoch] | {"train/skipped_passes": skipped}
+        rest = {e: r for e, r in read_metrics(runs[0] / "metrics.csv").items() if e > epoch}
+        for e, values in {epoch: row, **rest}.items():
+            log_epoch(tmp_path / "run" / "metrics.csv", e, values)
+    write_report([tmp_path / "run"], tmp_path / "page.html")
+    assert "since their loss was not finite: 3</p>" in (tmp_path / "page.html").read_text()
+
+
+def test_the_git_states_of_project_and_library(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "run")
+    file = tmp_path / "run" / "environment.json"
+    (start,) = json.loads(file.read_text())
+    state = {"commit": "abc", "changed": ["x.py"]}
+    for gmsop_git, shown in ((state, 0), (None, 0), (state | {"commit": "def"}, 1)):
+        file.write_text(json.dumps([start | {"git": state, "gmsop_git": gmsop_git}]))
+        write_report([tmp_path / "run"], tmp_path / "page.html")
+        text = (tmp_path / "page.html").read_text()
+        assert text.startswith("<!doctype html>")
+        assert "<dt>git</dt><dd>abc, with changes in x.py</dd>" in text
+        assert text.count("<dt>git, gmsop</dt><dd>def, with changes in x.py</dd>") == shown
 
 
 def test_several_runs_are_compared(pages):

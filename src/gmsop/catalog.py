@@ -20,14 +20,14 @@ class Card(NamedTuple):
     results: tuple[Result, ...]
 
 
-def card(name: str, image_size: int = 64) -> Card:
+def card(name: str, image_size: int = 64, num_classes: int = 1000) -> Card:
     """Count a model's parameters and operations. Only shapes are computed: it takes no memory and little time.
 
     Raises:
         UnknownNameError: no model of that name.
     """
     with torch.device("meta"):
-        model = create_model(name).eval()
+        model = create_model(name, num_classes).eval()
         image = torch.empty(1, 3, image_size, image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)

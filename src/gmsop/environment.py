@@ -20,7 +20,7 @@ PACKAGES = ("gmsop", "torch", "torchvision", "lightning", "timm", "triton", "num
 
 
 def describe_environment() -> dict[str, Any]:
-    """Hardware, versions, the command, and the git state of the working directory."""
+    """Hardware, versions, the command, and the git states of the working directory and of gmsop's own files."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -31,6 +31,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "git": _git_state(Path.cwd()),
+        "gmsop_git": _git_state(Path(__file__).parent, tracked=Path(__file__).name),
     }
 
 
@@ -49,12 +50,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit, and whether files differ from it; None outside a repository, or without git."""
+def _git_state(folder: Path, tracked: str = "") -> dict[str, Any] | None:
+    """Commit, and whether files differ from it; None outside a repository, or without git, or if the repository does
+    not hold the file `tracked`: an installed package may lie in somebody else's."""
+    asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
+    if tracked:
+        asked.append(["ls-files", "--error-unmatch", tracked])
     try:
-        commit, changes = (
+        commit, changes, *_ = (
             subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10).stdout
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for words in asked
         )
     except (OSError, subprocess.SubprocessError):
         return None

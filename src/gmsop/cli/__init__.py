@@ -5,7 +5,8 @@ import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -28,6 +29,24 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+class Parser(ArgumentParser):
+    """Of an option that does not exist it names the nearest, in place of all there are."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        if not options:
+            super().error(message, ex)
+        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for option in options:
+            near = get_close_matches(option, known, n=3, cutoff=0.5)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            err.print(f"gmsop: error: there is no option {option}{hint}", markup=False)
+        command = self.prog.replace(" [options]", "")
+        err.print(f"all options: {command} --help", markup=False)
+        self.exit(2)
+
+
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Keeps the example on a line of its own."""
 
@@ -36,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     description = "Second-order pooling and gated mixtures of it, for PyTorch."
-    parser = ArgumentParser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     try:
         commands = parser.add_subcommands(dest="command", metavar="COMMAND")
         for name, command in COMMANDS.items():
             text = f"{command.SUMMARY}\n\nexample:\n  {command.EXAMPLE}"
-            sub = ArgumentParser(description=text, formatter_class=Help, allow_abbrev=False)
+            sub = Parser(description=text, formatter_class=Help, allow_abbrev=False)
             # All words are looked at beforehand: a recipe named on the command line sets the defaults of its options.
             command.arguments(sub, argv[1:] if argv[:1] == [name] else [])
             commands.add_subcommand(name, sub, help=command.SUMMARY)

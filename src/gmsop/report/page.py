@@ -109,7 +109,8 @@ def _row(label: str, folder: RunFolder) -> dict[str, Any]:
 
 def _published(result: published.Result) -> str:
     top5 = "-" if result.top5 is None else f"{result.top5:.2f}"
-    return f"{result.top1:.2f} / {top5} on {result.dataset}" + (f", {result.note}" if result.note else "")
+    released = f" (released weights {result.released[0]:.2f} / {result.released[1]:.2f})" if result.released else ""
+    return f"{result.top1:.2f} / {top5}{released} on {result.dataset}" + (f", {result.note}" if result.note else "")
 
 
 def _curves(metrics: list[Epochs]) -> list[tuple[str, str]]:
@@ -156,6 +157,7 @@ def _details(label: str, folder: RunFolder, data: str | Path | None, images: int
         "why_no_samples": why_not,
         "worst": _worst(folder),
         "starts": folder.starts,
+        "skipped": int(sum(row.get("train/skipped_passes", 0) for row in folder.metrics.values())),
         "recipe": yaml.safe_dump(folder.recipe, sort_keys=False),
     }
 
