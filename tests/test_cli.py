@@ -211,8 +211,14 @@ def test_train_interrupted_and_resumed(small_set, tmp_path, capsys, monkeypatch)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     monkeypatch.setattr(TrainingTask, "on_train_epoch_start", begin)
-    status, out, err = gmsop_(capsys, "train", "--resume", run, "--data", small_set)
+    starts = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps([starts[0] | {"wandb": "project"}]))
+    status, _, err = gmsop_(capsys, "train", "--resume", run)  # logs to where it did, which this machine cannot
+    assert status == 1
+    assert "--wandb needs the package" in err
+    status, out, err = gmsop_(capsys, "train", "--resume", run, "--data", small_set, "--wandb", "")
     assert status == 0, err
+    assert "90 images of 10 classes, 40 to validate on" in out
     assert "epoch 2/2" in out
     assert "epoch 1/2" not in out
 

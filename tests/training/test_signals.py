@@ -32,7 +32,7 @@ def send(monkeypatch, number, epoch, index, hook="training_step"):
     monkeypatch.setattr(TrainingTask, hook, step)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_saved_after_the_step_and_gone_on_with(small_set, tmp_path, monkeypatch, whole, number):
     out, before = tmp_path / "run", signal.getsignal(number)
     send(monkeypatch, number, 1, 0)
@@ -47,6 +47,15 @@ def test_saved_after_the_step_and_gone_on_with(small_set, tmp_path, monkeypatch,
     assert same(weights(out), weights(whole.folder))
     assert (out / "metrics.csv").read_text() == (whole.folder / "metrics.csv").read_text()
     assert resumed.result == whole.result
+
+
+def test_a_lost_terminal_does_not_matter_under_nohup(small_set, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        send(monkeypatch, signal.SIGHUP, 0, 0)
+        assert train(recipe(model="gap_tiny", epochs=1), small_set, tmp_path / "run").result.images == 40
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_the_validation_waits_for_the_epochs_end(small_set, tmp_path, monkeypatch, whole):

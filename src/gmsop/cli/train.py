@@ -1,6 +1,8 @@
 """`gmsop train`: training by a recipe."""
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +38,9 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--devices", type=str, default="auto", help="processes here: a number, or auto (all GPUs)")
     parser.add_argument("--num_nodes", type=int, default=1, help="machines")
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, mps or auto")
-    parser.add_argument("--wandb", type=str | None, help="log to this Weights & Biases project, too")
+    parser.add_argument(
+        "--wandb", type=str | None, help="log to this Weights & Biases project, too, and so when resumed"
+    )
     parser.add_class_arguments(Recipe, as_group=True)
     parser.set_defaults(_recipe_of(argv).to_dict())
 
@@ -83,6 +87,8 @@ def run(args: Namespace) -> None:
         recipe = recipe.scaled(args.scale)
     if args.data is None:
         args.data = _recorded_data(args.resume) if args.resume else None
+    if args.wandb is None and args.resume:
+        args.wandb = _recorded(args.resume, "wandb")
     if args.data is None:
         if first:
             out.print("no --data: training on the bundled EuroSAT sample")
@@ -111,10 +117,12 @@ def run(args: Namespace) -> None:
         if first:
             out.print(f"{complete}\nweights {weights}", markup=False)
         return
-    except BaseException:
+    except BaseException as error:
         if first and not args.out and not args.resume:
             with suppress(OSError):  # it is kept if anything is in it
                 folder.rmdir()
+        if isinstance(error, KeyboardInterrupt) and not first:  # which the first one says
+            sys.exit(128 + getattr(error, "signum", signal.SIGINT))
         raise
     if not first:
         return
@@ -153,10 +161,14 @@ def _recorded_data(resume: str) -> str | None:
     Raises:
         ConfigError: it is not there any more.
     """
-    starts = read_starts(_run_folder(resume) / "environment.json")
-    if not starts:
-        return None
-    data = str(starts[-1]["data"])
-    if not Path(data).is_dir():
+    data = _recorded(resume, "data")
+    if data is not None and not Path(data).is_dir():
         raise ConfigError(f"--resume {resume}: its images were in {data}, which is not there any more; pass --data")
     return data
+
+
+def _recorded(resume: str, what: str) -> str | None:
+    """What the run's last start was given, if its folder says so."""
+    starts = read_starts(_run_folder(resume) / "environment.json")
+    value = starts[-1].get(what) if starts else None
+    return None if value is None else str(value)

@@ -124,6 +124,8 @@ def train(
     _require_trainable(train_set, recipe)
     pl.seed_everything(recipe.seed, verbose=False)
     model = fresh_model(recipe, train_set)
+    if progress and first:
+        print(f"{len(train_set):,} images of {model.num_classes} classes, {len(val_set):,} to validate on", flush=True)
     require_fit(model, train_set)
     require_fit(model, val_set)
     try:
@@ -172,7 +174,7 @@ def train(
         if progress and first:
             print(where_it_goes_on(checkpoint, ranks), flush=True)
     if first:
-        _begin_folder(out, recipe, Path(data), ranks, path, checkpoint)
+        _begin_folder(out, recipe, Path(data), ranks, path, checkpoint, wandb)
     _fit(trainer, task, train_batches, val_batches, path)
     if trainer.is_global_zero:
         _finish_folder(out, recipe)
@@ -191,7 +193,13 @@ def _loaders(recipe: Recipe, train_set: PackedDataset, val_set: PackedDataset, t
 
 
 def _begin_folder(
-    out: Path, recipe: Recipe, data: Path, ranks: int, path: Path | None, checkpoint: dict[str, Any] | None
+    out: Path,
+    recipe: Recipe,
+    data: Path,
+    ranks: int,
+    path: Path | None,
+    checkpoint: dict[str, Any] | None,
+    wandb: str | None,
 ) -> None:
     with writing(out / "recipe.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
@@ -206,7 +214,7 @@ def _begin_folder(
         (out / WEIGHTS).unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
         write_validation(out)
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
-    note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed)
+    note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed, wandb=wandb)
 
 
 def _finish_folder(out: Path, recipe: Recipe) -> None:

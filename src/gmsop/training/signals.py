@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, and the signal by which Slurm announces a requeue, wait for the end of the step."""
+"""SIGINT, SIGTERM, a lost terminal's SIGHUP, and Slurm's announcement of a requeue wait for the end of the step."""
 
 import os
 import signal
@@ -48,6 +48,8 @@ class Signals(Checkpoint):  # so that Lightning calls it after the callback that
         if threading.current_thread() is not threading.main_thread():
             return
         mine = [signal.SIGINT, signal.SIGTERM, *([self.requeue] if self.requeue else [])]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            mine.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._note) for number in mine}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
