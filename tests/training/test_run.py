@@ -1,4 +1,8 @@
+import re
+import sys
+
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import recipe, same, weights
 
 from gmsop.checkpoint import load_model
@@ -7,7 +11,7 @@ from gmsop.errors import CheckpointError, ConfigError, DataError
 from gmsop.evaluation import evaluate
 from gmsop.metrics import read_metrics
 from gmsop.prediction import predict
-from gmsop.training import is_first_process, train
+from gmsop.training import console, is_first_process, train
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,33 @@ def test_a_run_leaves_what_it_says(run):
     }
     assert all(keys <= set(values) for values in metrics.values())
     assert metrics[1]["val/top1_error"] == pytest.approx(run.result.top1_error)
+
+
+def test_tensorboard_has_the_epochs_figures(run):
+    events = EventAccumulator(str(run.folder)).Reload()
+    metrics = read_metrics(run.folder / "metrics.csv")
+    assert set(metrics[0]) <= set(events.Tags()["scalars"])
+    for name in metrics[0]:
+        values = [event.value for event in events.Scalars(name)]
+        assert values == pytest.approx([metrics[0][name], metrics[1][name]], rel=1e-6)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_run_shows(small_set, tmp_path, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setattr(console, "EVERY", 0.0)
+    train(recipe(epochs=1), small_set, tmp_path / "run", progress=True)
+    shown = capsys.readouterr()
+    text = re.sub(r"\s+", " ", shown.out + shown.err)
+    assert re.search(r"epoch 1/1 loss \d\.\d{3} validation: top-1 error", text)
+    if terminal:  # a bar, with the time left
+        assert re.search(
+            r"epoch 1: +100%.*3/3 \[\d+:\d\d<\d+:\d\d.*loss=\d\.\d{3}, error=\d+\.\d %, images/s=\d+", text
+        )
+    else:
+        assert re.search(r"epoch 1, 33 % loss \d\.\d{3} error \d+\.\d %", text)
+        assert re.search(r"epoch 1, 67 % loss .* images/s \d+", text)
+    assert "nan" not in text
 
 
 def test_the_best_checkpoint_is_the_exported_model(run, small_set):

@@ -42,11 +42,25 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
+EVERY = 60.0
+"""Seconds between the lines within an epoch, where there is no terminal for a bar."""
+
+
 class EpochLines(Callback):
-    """One line per epoch, kept on the screen above the progress bar."""
+    """One line per epoch, kept on the screen above the progress bar; in a log file one a minute besides."""
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self._started, self._first = time.perf_counter(), self._place(trainer)
+        self._said = self._started
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int) -> None:
+        now = time.perf_counter()
+        if sys.stdout.isatty() or not trainer.is_global_zero or now - self._said < EVERY:
+            return
+        self._said = now
+        done = 100 * (index + 1) / trainer.num_training_batches
+        values = "  ".join(f"{name} {value}" for name, value in task.bar().items())
+        task.print(f"epoch {trainer.current_epoch + 1}, {done:.0f} %  {values}")
 
     @staticmethod
     def _place(trainer: pl.Trainer) -> float:

@@ -44,9 +44,13 @@ def open_checkpoint(
     checkpoint = read_whole(path)
     saved = checkpoint["gmsop"]
     found, wanted = saved["model"], describe(model)
-    for key in ("name", "num_classes", "init_args"):
-        if found[key] != wanted[key]:
-            raise CheckpointError(f"{path}: another model ({key} {found[key]}, the recipe has {wanted[key]})")
+    other = [
+        f"{key} {found[key]}, {whose} {wanted[key]}"
+        for key, whose in (("name", "the recipe's"), ("num_classes", "the data's"), ("init_args", "the recipe's"))
+        if found[key] != wanted[key]
+    ]
+    if other:
+        raise CheckpointError(f"{path}: another model ({'; '.join(other)})")
     before, now = saved["recipe"], recipe.to_dict()
     changed = {k: f"{before.get(k)} -> {now[k]}" for k in now if now[k] != before.get(k) and k not in FREE}
     if saved["data"] != fingerprint(train_set):

@@ -202,11 +202,8 @@ class TrainingTask(EvaluationTask):
         if not self.totals.passes:
             return {}
         means = self.totals.so_far()
-        return {
-            "loss": f"{means['train/loss']:.3f}",
-            "error": f"{means['train/top1_error']:.1f} %",
-            "images/s": f"{self.speed:,.0f}",
-        }
+        shown = {"loss": f"{means['train/loss']:.3f}", "error": f"{means['train/top1_error']:.1f} %"}
+        return shown | ({"images/s": f"{self.speed:,.0f}"} if math.isfinite(self.speed) else {})
 
     # --- the epoch ---
 
