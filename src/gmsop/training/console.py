@@ -70,6 +70,7 @@ class EpochLines(Callback):
         return trainer.current_epoch + (progress / trainer.num_training_batches if within else 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:
+        self._said = time.perf_counter()
         if not trainer.is_global_zero:
             return
         values, epochs = task.row, trainer.max_epochs or 0
