@@ -208,12 +208,12 @@ def _begin_folder(
     if checkpoint is not None and path is not None:
         take_along(path, checkpoint, out)
         go_on_from(path, out)
-        for file in (out / "metrics.csv", out / TIMING):
-            if aside := set_aside_damaged(file):
-                warn(f"{file} is damaged: what it says of earlier epochs is in {aside}, if anywhere")
         (out / WEIGHTS).unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
         write_validation(out)
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
+    for file in (out / "metrics.csv", out / TIMING):
+        if aside := set_aside_damaged(file):
+            warn(f"{file} is damaged: what it says of earlier epochs is in {aside}, if anywhere")
     note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed, wandb=wandb)
 
 
@@ -260,7 +260,7 @@ def started_again() -> bool:
 
 
 def _ended_too_soon(folder: Path) -> bool:
-    """Whether it is a run's, and without a checkpoint; no progress is lost then, but that since its start."""
+    """Whether it is the folder of a run that has no checkpoint yet."""
     return (folder / "recipe.yaml").exists() and not has_checkpoint(folder)
 
 

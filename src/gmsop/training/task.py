@@ -101,7 +101,7 @@ class TrainingTask(EvaluationTask):
 
     def _seconds_of_checkpoint(self) -> float:
         """What the epoch that the run goes on within had taken."""
-        if self.folder is None or not (self.folder / TIMING).exists():
+        if self.folder is None or not self.trainer.is_global_zero or not (self.folder / TIMING).exists():
             return 0.0
         row = read_metrics(self.folder / TIMING).get(self.current_epoch, {})
         return 0.0 if "val_seconds" in row else row.get("train_seconds", 0.0)
