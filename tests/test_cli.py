@@ -173,7 +173,7 @@ def test_the_last_recipe_named_counts_and_options_are_not_shortened(small_set, t
     assert not list((tmp_path / "runs").iterdir())  # a run that did not begin leaves nothing
     with pytest.raises(SystemExit):
         main(["train", "--recip", "demo/gap"])
-    assert "no option --recip; nearest: --recipe" in capsys.readouterr().err
+    assert "unknown option '--recip'. Nearest: --recipe" in capsys.readouterr().err
 
 
 def test_a_packed_set_of_another_size_is_warned_about(model_file, tmp_path, capsys):
@@ -255,17 +255,17 @@ def test_train_refusals(words, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (("train", "--batch_sise", 3), "no option --batch_sise; nearest: --batch_size"),
-        (("train", "--nestrov=true"), "no option --nestrov; nearest: --nesterov"),
-        (("evaluate", "x", "--dta", "y"), "no option --dta; nearest: --data"),
-        (("train", "--qqqqq", 1), "no option --qqqqq\nall options: gmsop train --help"),
+        (("train", "--batch_sise", 3), "unknown option '--batch_sise'. Nearest: --batch_size, "),
+        (("train", "--nestrov=true"), "unknown option '--nestrov'. Nearest: --nesterov, "),
+        (("evaluate", "x", "--dta", "y"), "unknown option '--dta'. Nearest: --data, "),
+        (("train", "--qqqqq", 1), "unknown option '--qqqqq'. Known: --accelerator, "),
     ],
 )
 def test_an_option_that_does_not_exist(capsys, words, hint):
     status, _, err = gmsop_(capsys, *words)
     assert status == 2
     assert hint in err
-    assert len(err.splitlines()) == 2
+    assert err.splitlines()[1:] == [f"all options: gmsop {words[0]} --help"]
 
 
 def test_wrong_types_on_the_command_line(capsys):

@@ -5,14 +5,13 @@ import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from gmsop.cli import benchmark, convert, data, demo, evaluate, models, predict, prepare, recipes, report, train
 from gmsop.cli.console import err
-from gmsop.errors import GmsopError, TrainingWarning
+from gmsop.errors import GmsopError, TrainingWarning, UnknownNameError
 
 COMMANDS: dict[str, Any] = {
     "models": models,
@@ -39,9 +38,7 @@ class Parser(ArgumentParser):
             super().error(message, ex)
         known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         for option in options:
-            near = get_close_matches(option, known, n=3, cutoff=0.5)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            err.print(f"gmsop: error: there is no option {option}{hint}", markup=False)
+            err.print(f"gmsop: error: {UnknownNameError.of('option', option, known)}", markup=False)
         command = self.prog.replace(" [options]", "")
         err.print(f"all options: {command} --help", markup=False)
         self.exit(2)

@@ -21,6 +21,7 @@ from gmsop.errors import CheckpointError, TrainingError
 from gmsop.evaluation import Evaluation
 from gmsop.files import WriteError, write_error, writing
 from gmsop.training.console import warn
+from gmsop.training.non_finite import non_finite_weights
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -83,7 +84,7 @@ class CheckpointWriter(Checkpoint):
             TrainingError: the weights are not finite: nothing good could come of them.
         """
         task: Any = trainer.lightning_module
-        if name := not_finite(task.model):
+        if name := non_finite_weights(task.model):
             raise TrainingError(
                 f"after step {trainer.global_step} the weights {name} are not finite, though the loss was; "
                 f"{last_good(self.folder)}. A smaller --lr is the first thing to try"
@@ -134,11 +135,6 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     temporary.replace(target)
-
-
-def not_finite(model: torch.nn.Module) -> str | None:
-    """Name of the first weights that are not finite."""
-    return next((name for name, p in model.named_parameters() if not bool(p.detach().isfinite().all())), None)
 
 
 def last_good(folder: Path | None) -> str:

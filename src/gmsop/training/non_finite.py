@@ -28,6 +28,11 @@ def first_non_finite(model: nn.Module, images: Tensor) -> str | None:
     return found[0] if found else None
 
 
+def non_finite_weights(model: nn.Module) -> str | None:
+    """Name of the first weights that are not finite."""
+    return next((name for name, p in model.named_parameters() if not bool(p.detach().isfinite().all())), None)
+
+
 def all_agree(flag: Tensor) -> bool:
     """Whether the one-element bool tensor is true on every rank."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:

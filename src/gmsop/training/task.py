@@ -20,9 +20,9 @@ from gmsop.nn import GatedMixture, PooledClassifier
 from gmsop.ops import balance_loss
 from gmsop.recipe import Recipe
 from gmsop.training.augment import augment_pixels, mix, random_flip
-from gmsop.training.checkpoints import last_good, not_finite
+from gmsop.training.checkpoints import last_good
 from gmsop.training.console import warn
-from gmsop.training.non_finite import all_agree, first_non_finite
+from gmsop.training.non_finite import all_agree, first_non_finite, non_finite_weights
 from gmsop.training.resume import require_same_start
 from gmsop.training.schedule import rate_and_momentum
 from gmsop.training.totals import EpochTotals, epoch_means
@@ -184,7 +184,7 @@ class TrainingTask(EvaluationTask):
         indices = loader.sampler.indices(self.current_epoch)[index * size : (index + 1) * size]
         if self.recipe.flip == "both":
             indices = [i % (loader.sampler.length // 2) for i in indices]
-        if weights := not_finite(self.model):
+        if weights := non_finite_weights(self.model):
             began = f"the weights {weights}, which the step before made so"
         else:
             began = first_non_finite(self.model, inputs) or "the loss itself: all layers are finite"
