@@ -7,9 +7,9 @@ import sys
 
 import torch
 
-from gmsop.benchmark.timing import seconds
 from gmsop.cli import main
-from gmsop.cli.benchmark import asked_device
+from gmsop.cli.commands.benchmark import asked_device
+from gmsop.speed.timing import seconds
 
 
 def ceilings(device: torch.device) -> None:

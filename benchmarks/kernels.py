@@ -22,7 +22,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gmsop.kernels import component_conv, second_order
+from gmsop.ops.mixture import triton_component_conv as component_conv
+from gmsop.ops.second_order import triton_pooling as second_order
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"

@@ -7,9 +7,9 @@ import sys
 
 import torch
 
-from gmsop.benchmark.tables import training_step
 from gmsop.cli import main
-from gmsop.cli.benchmark import asked_device
+from gmsop.cli.commands.benchmark import asked_device
+from gmsop.speed.step_table import training_step
 
 if __name__ == "__main__":
     status = main(["benchmark", "step", *sys.argv[1:]])

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from gmsop.data import PackedWriter
-from gmsop.metrics import read_metrics
-from gmsop.recipe import load_recipe
-from gmsop.training import train
+from gmsop.runs.metrics import read_metrics
+from gmsop.training.recipe import load_recipe
+from gmsop.training.run import train
 
 
 def random_set(path: Path, images: int, batch: int) -> Path:

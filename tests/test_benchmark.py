@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 
-from gmsop.benchmark import WrongResultError, timing
 from gmsop.cli import main
+from gmsop.speed import timing
+from gmsop.speed.timing import WrongResultError
 
 CPU = torch.device("cpu")
 

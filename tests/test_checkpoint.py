@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import gmsop
-from gmsop.checkpoint import describe, load_model, load_state, save_model
 from gmsop.errors import CheckpointError, ConfigError
+from gmsop.weights.model_file import describe, load_model, load_state, save_model
 
 
 def test_round_trip(tmp_path):
@@ -108,21 +108,44 @@ def test_weights_without_description(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"name": "resnet_of_another_world"},
-        {"init_args": None},
-        {"num_classes": -3},
+        {"spec": None},
+        {"spec": {"name": "resnet_of_another_world"}},
+        {"spec": {"backbone": "resnet_of_another_world"}},
+        {"spec": {"head": "sr_sop"}},
+        {"spec": {"num_classes": -3}},
+        {"spec": {"head_options": None}},
         {"input": 5},
         {"input": {"mean": ["red"] * 3}},
         {"input": {"std": [0, 1, 1]}},
         {"input": {"mean": [0.5]}},
         {"input": {"input_size": [3, 10**9, 64]}},
         {"input": {"label_names": ["a"]}},
-        {"init_args": {"checkpoint_path": "/etc/passwd"}},
+        {"spec": {"head_options": {"checkpoint_path": "/etc/passwd"}}},
     ],
 )
 def test_a_description_that_is_not_ours(tmp_path, change):
     model = gmsop.create_model("gap_tiny", 3)
-    save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(describe(model) | change)})
+    description = describe(model)
+    for key, value in change.items():
+        description[key] = description[key] | value if key == "spec" and value else value
+    save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(description)})
+    with pytest.raises(CheckpointError, match="description"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"name": "x"}, {"init_args": None}, {"num_classes": -3}, {"init_args": {"lr": 1}}])
+def test_a_description_of_version_1_that_is_not_ours(tmp_path, change):
+    model = gmsop.create_model("gap_tiny", 3)
+    description = {
+        "format": "gmsop-model",
+        "name": "gap_tiny",
+        "num_classes": 3,
+        "init_args": {"in_chans": 3},
+        "input": {},
+    }
+    save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(description)})
+    load_model(tmp_path / "m.safetensors")
+    save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(description | change)})
     with pytest.raises(CheckpointError, match="description"):
         load_model(tmp_path / "m.safetensors")
 
@@ -163,7 +186,7 @@ def test_other_files_named_ckpt(tmp_path):
 
 FULL = """
 import resource, signal, sys, gmsop
-from gmsop.checkpoint import save_model
+from gmsop.weights.model_file import save_model
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 try:

@@ -12,12 +12,12 @@ from PIL import Image
 
 import gmsop
 from compare import GOLDEN
-from gmsop.checkpoint import load_model, save_model
-from gmsop.cli import COMMANDS, main
-from gmsop.cli.console import free_folder
+from gmsop.cli import command, command_names, main
+from gmsop.cli.printing import free_folder
 from gmsop.data import PackedDataset, PackedWriter
-from gmsop.training import TrainingTask
-from gmsop.training.console import warn
+from gmsop.engine.messages import warn
+from gmsop.training.task import TrainingTask
+from gmsop.weights.model_file import load_model, save_model
 
 
 def gmsop_(capsys, *words):
@@ -39,12 +39,12 @@ def model_file(sample, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", command_names())
 def test_every_command_has_help_with_an_example(name, capsys):
     status, out, _ = gmsop_(capsys, name, "--help")
     assert status == 0
-    assert COMMANDS[name].EXAMPLE in out
-    assert COMMANDS[name].SUMMARY in out
+    assert command(name).EXAMPLE in out
+    assert command(name).SUMMARY in out
 
 
 def test_no_command_and_a_wrong_one(capsys):
@@ -145,7 +145,7 @@ def test_several_machines_need_out(small_set, capsys, monkeypatch):
 
 
 def test_every_warning_is_shown(capsys, monkeypatch):
-    monkeypatch.setattr(COMMANDS["models"], "run", lambda args: [warn("the disk is full") for _ in range(2)] and None)
+    monkeypatch.setattr(command("models"), "run", lambda args: [warn("the disk is full") for _ in range(2)] and None)
     assert gmsop_(capsys, "models")[2].count("gmsop: warning: the disk is full") == 2
 
 
@@ -232,7 +232,7 @@ def test_train_interrupted_and_resumed(small_set, tmp_path, capsys, monkeypatch)
         (("--model_args.tpo_k=2",), "model_args has no option 'tpo_k'"),
         (("--model_args.num_classes=2",), "model_args has no option 'num_classes'"),
         (("--model_args.widths=64",), "widths must be a list"),
-        (("--seed", -1), "seed must be from 0"),
+        (("--seed", -1), "seed must be an integer at least 0"),
         (("--nesterov", "true", "--momentum", 0), "nesterov needs a momentum"),
         (("--data", "x" * 300), "File name too long"),
         (("--data", "/nowhere"), "/nowhere: no such folder"),

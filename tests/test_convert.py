@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from compare import GOLDEN, relative_error
-from gmsop import convert
-from gmsop.checkpoint import load_model, save_model
 from gmsop.convert import load_matconvnet
+from gmsop.convert.matconvnet import load
 from gmsop.errors import CheckpointError
+from gmsop.models.names import overrides_of
+from gmsop.weights.model_file import load_model, save_model
 from matconvnet_files import LAYERS, official_shapes, random_params, write_v5, write_v73
 
 OFFICIAL = {
@@ -57,7 +58,7 @@ def test_all_six_official_models(official, write, tmp_path):
     assert model.pretrained_cfg["architecture"] == OFFICIAL[official]
     assert model.num_classes == 10
     assert model.drop_rate == (rate or 0)
-    assert model.init_args == {"in_chans": 3}
+    assert (model.in_chans, overrides_of(model.spec)) == (3, {})
     assert not model.training
     check_arrays(model, params)
     assert [round(255 * v) for v in model.pretrained_cfg["mean"]] == [120, 110, 100]
@@ -84,8 +85,8 @@ def test_widths_are_read_from_the_arrays(tmp_path):
     layers = (("Fusion_out", {"topk": 3.0}), ("CM_1_Cov_Sqrtm", {"iterNum": 5.0}), ("dropout", {"rate": 0.4}))
     model = load_matconvnet(write_v5(tmp_path / "net.mat", params, layers=layers))
     assert model.pretrained_cfg["architecture"] == "gm_sop_16_8_wrn36_2"
-    assert model.init_args == {
-        "in_chans": 3, "reduced_dim": 96, "hidden_dim": 384, "num_components": 6, "gate_dims": (320, 64), "top_k": 3,
+    assert overrides_of(model.spec) == {
+        "reduced_dim": 96, "hidden_dim": 384, "num_components": 6, "gate_dims": (320, 64), "top_k": 3,
         "num_iters": 5,
     }  # fmt: skip
     check_arrays(model, params)
@@ -96,7 +97,7 @@ def test_a_backbone_of_other_widths_and_depth(tmp_path):
     shapes = {k: v for k, v in official_shapes("ResNet18-SR-SOP").items() if not k.startswith(("conv5", "conv4_2"))}
     shapes["prediction_f"] = (1, 1, 64 * 65 // 2, 10)
     model = load_matconvnet(write_v5(tmp_path / "net.mat", random_params(shapes)))
-    assert model.init_args == {"in_chans": 3, "blocks": (2, 2, 1), "widths": (16, 32, 64)}
+    assert overrides_of(model.spec) == {"blocks": (2, 2, 1), "widths": (16, 32, 64)}
     assert model.head_hidden_size == 64 * 65 // 2
 
 
@@ -204,7 +205,7 @@ def test_other_files_are_refused(tmp_path):
 def test_published_files_are_recognised_by_their_md5(monkeypatch):
     model = load_matconvnet(GAP)
     assert model.pretrained_cfg["source"]["published"] is None
-    monkeypatch.setitem(convert.MATCONVNET_MD5, model.pretrained_cfg["source"]["md5"], "gap_resnet18")
+    monkeypatch.setitem(load.MATCONVNET_MD5, model.pretrained_cfg["source"]["md5"], "gap_resnet18")
     assert load_matconvnet(GAP).pretrained_cfg["source"]["published"] == "gap_resnet18"
 
 

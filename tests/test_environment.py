@@ -1,8 +1,8 @@
 import subprocess
 from pathlib import Path
 
-from gmsop import environment
-from gmsop.environment import describe_environment
+from gmsop.runs import environment
+from gmsop.runs.environment import describe_environment
 
 
 def git(folder: Path, *words: str) -> str:

@@ -7,12 +7,13 @@ from PIL import Image
 from tiny import recipe
 
 import gmsop
-from gmsop.checkpoint import load_model
 from gmsop.cli import main
 from gmsop.data import FolderDataset, PackedDataset
 from gmsop.errors import CheckpointError, ConfigError, DataError
-from gmsop.evaluation import evaluate, require_share, wilson_interval
-from gmsop.training import train
+from gmsop.evaluation.error_rates import evaluate, require_share
+from gmsop.evaluation.intervals import wilson_interval
+from gmsop.training.run import train
+from gmsop.weights.model_file import load_model
 
 
 def test_evaluation_counts(small_set):

@@ -1,4 +1,4 @@
-from gmsop.metrics import log_epoch, read_metrics
+from gmsop.runs.metrics import log_epoch, read_metrics
 
 
 def test_rows_are_added_and_a_resumed_run_drops_later_ones(tmp_path):

@@ -6,9 +6,9 @@ import timm
 import torch
 
 import gmsop
-from gmsop.catalog import card
 from gmsop.errors import ConfigError, GmsopError, UnknownNameError
-from gmsop.published import PARAMETER_NOTES, RESULTS
+from gmsop.models.cost import card
+from gmsop.models.published import PARAMETER_NOTES, RESULTS
 
 # Counted from the authors' builders: learnable parameters, without BatchNorm's moments.
 BUILDERS = {

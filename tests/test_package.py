@@ -26,7 +26,7 @@ def test_the_wheel_holds_code_recipes_images_and_licences(wheel):
     expected = {f"gmsop/{f.relative_to(package)}" for f in package.rglob("*") if f.is_file() and f.suffix != ".pyc"}
     assert expected <= names
     assert {"gmsop/py.typed", "gmsop/data/eurosat_sample.zip", "gmsop/data/eurosat_sample.LICENSE",
-            "gmsop/recipes/imagenet64/gm_sop_16_8_resnet18.yaml"} <= expected  # fmt: skip
+            "gmsop/training/recipes/imagenet64/gm_sop_16_8_resnet18.yaml"} <= expected  # fmt: skip
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if "tests" in name or "golden" in name]
 

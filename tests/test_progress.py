@@ -1,4 +1,4 @@
-from gmsop import progress
+from gmsop.utils import progress
 
 
 def test_a_log_gets_lines_and_a_silent_call_nothing(capfd, monkeypatch):

@@ -7,10 +7,10 @@ import torch
 import yaml
 
 import gmsop
-from gmsop.catalog import card
 from gmsop.errors import ConfigError, UnknownNameError
-from gmsop.published import IMAGENET64, RESULTS
-from gmsop.recipe import Recipe, load_recipe, recipe_names, recipe_text
+from gmsop.models.cost import card
+from gmsop.models.published import IMAGENET64, RESULTS
+from gmsop.training.recipe import Recipe, load_recipe, recipe_names, recipe_text
 
 
 @pytest.mark.parametrize("name", recipe_names())

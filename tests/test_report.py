@@ -16,11 +16,12 @@ from tiny import recipe
 from gmsop.cli import main
 from gmsop.data import PackedDataset, PackedWriter
 from gmsop.errors import ConfigError, DataError
-from gmsop.metrics import log_epoch, read_metrics
-from gmsop.report import figures, write_report
-from gmsop.report.folder import read_run
+from gmsop.report import figures
+from gmsop.report.page import write_report
 from gmsop.report.samples import favourites
-from gmsop.training import train
+from gmsop.runs.metrics import log_epoch, read_metrics
+from gmsop.runs.run_folder import read_run
+from gmsop.training.run import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

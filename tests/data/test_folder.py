@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmsop.data import PackedDataset, pack_folder
-from gmsop.data.folder import image_classes
+from gmsop.data import PackedDataset
 from gmsop.data.images import decode_rgb
+from gmsop.data.prepare.class_folders import image_classes, pack_folder
 from gmsop.errors import ConfigError, DataError
 
 
@@ -31,7 +31,7 @@ def split_folder(tmp_path):
 
 
 def test_a_folder_with_its_own_split(split_folder, tmp_path):
-    pack_folder(split_folder, tmp_path / "set", image_size=8)
+    pack_folder(split_folder, tmp_path / "set", size=8)
     train, val = (PackedDataset(tmp_path / "set", split) for split in ("train", "val"))
     assert train.class_names == ["ash", "oak"]
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -114,9 +114,9 @@ def test_what_cannot_be_packed(split_folder, tmp_path):
     with pytest.raises(ConfigError, match="val_fraction"):
         pack_folder(split_folder, tmp_path / "set", val_fraction=1.0)
     with pytest.raises(ConfigError, match="unknown filter 'sharp'; there are box"):
-        pack_folder(split_folder, tmp_path / "set", filter_name="sharp")
+        pack_folder(split_folder, tmp_path / "set", filter="sharp")
     with pytest.raises(ConfigError, match="image size"):
-        pack_folder(split_folder, tmp_path / "set", image_size=0)
+        pack_folder(split_folder, tmp_path / "set", size=0)
     save(split_folder / "val" / "elm" / "0.png", coloured(1))
     with pytest.raises(DataError, match="classes in val that are not in train: elm"):
         pack_folder(split_folder, tmp_path / "set")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gmsop.data.image_list import ImageFile, ImageList
+from gmsop.data.prepare.image_list import ImageFile, ImageList
 
 
 def listed(*files: tuple[str | Path, int]) -> ImageList:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from release import planes, release, write
 
-from gmsop.data import PackedDataset, pack_imagenet
-from gmsop.data.imagenet import release_classes
+from gmsop.data import PackedDataset
+from gmsop.data.prepare.imagenet import pack_imagenet, release_classes
+from gmsop.data.prepare.options import WriteOptions
 from gmsop.errors import ConfigError, DataError
 
 KINDS = ["pickle", "numpy 1", "protocol 2", "npz", "zip of npz", "zip of pickle"]
@@ -167,11 +168,11 @@ def test_an_old_set_stays_when_the_new_one_fails(tmp_path, sample):
         pack_imagenet(tmp_path / "down", tmp_path / "set")
     (tmp_path / "down" / "val_data").write_bytes(b"no pickle")
     with pytest.raises(DataError, match="val_data"):
-        pack_imagenet(tmp_path / "down", tmp_path / "set", overwrite=True)
+        pack_imagenet(tmp_path / "down", tmp_path / "set", options=WriteOptions(overwrite=True))
     assert len(PackedDataset(tmp_path / "set", "train", verify=True)) == 30
     shutil.rmtree(tmp_path / "down")
     with pytest.raises(DataError, match="no such folder"):
-        pack_imagenet(tmp_path / "down", tmp_path / "set", overwrite=True)
+        pack_imagenet(tmp_path / "down", tmp_path / "set", options=WriteOptions(overwrite=True))
 
 
 def test_bad_arguments(tmp_path):

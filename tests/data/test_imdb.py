@@ -5,7 +5,8 @@ import scipy.io
 from release import sample_images
 
 from compare import GOLDEN
-from gmsop.data import PackedDataset, pack_imdb
+from gmsop.data import PackedDataset
+from gmsop.data.prepare.imdb import pack_imdb
 from gmsop.errors import DataError
 
 
@@ -95,4 +96,4 @@ def test_truncated_or_something_else(tmp_path, sample, version):
 def test_md5_is_checked_when_asked(tmp_path, sample):
     imdb(tmp_path / "imdb.mat", sample, "v7.3")
     with pytest.raises(DataError, match="MD5"):
-        pack_imdb(tmp_path / "imdb.mat", tmp_path / "set", check_md5=True)
+        pack_imdb(tmp_path / "imdb.mat", tmp_path / "set", md5=True)

@@ -65,8 +65,6 @@ def test_a_sheet_of_a_split_that_is_not_there(mixed, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["imagenet", "--filter=box"], "has no option --filter"),
-        (["imdb", "--shard=1/2"], "has no option --shard"),
         (["places365", "--shard=half"], "--shard is I/N"),
         (["folder", "--on_error=maybe"], "on_error"),
         (["imagenet", "--size=63"], "63"),
@@ -78,6 +76,17 @@ def test_prepare_mistakes(argv, message, tmp_path, capfd):
     status = main(["prepare", argv[0], f"--source={tmp_path / 'x'}", f"--out={tmp_path / 'set'}", *argv[1:]])
     assert status == 1
     assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "option"), [("imagenet", "--filter"), ("imdb", "--shard"), ("folder", "--md5")])
+def test_a_source_has_its_own_options_alone(kind, option, tmp_path, capfd):
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", kind, f"--source={tmp_path / 'x'}", f"--out={tmp_path / 'set'}", f"{option}=1/2"])
+    assert stop.value.code == 2
+    assert f"unknown option '{option}'" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["prepare", kind, "--help"])
+    assert option not in capfd.readouterr().out
 
 
 def test_prepare_prints_what_it_made(tmp_path, sample, capfd):

@@ -11,7 +11,7 @@ import pytest
 from gmsop.data import PackedDataset, PackedWriter, sample_path
 from gmsop.data.writer import SetInUseError, _Lock
 from gmsop.errors import ConfigError, DataError
-from gmsop.files import WriteError, writing
+from gmsop.utils.files import WriteError, writing
 
 NAMES = ["ant", "bee", "cat"]
 

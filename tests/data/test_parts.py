@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 from release import sample_images
 
-from gmsop.data import PackedDataset, pack_folder, pack_places365, pack_tiny_imagenet, parts
+from gmsop.data import PackedDataset
 from gmsop.data.packed import read_meta
-from gmsop.data.parts import PackOptions
+from gmsop.data.prepare import chunks as parts
+from gmsop.data.prepare.chunks import PackOptions
+from gmsop.data.prepare.class_folders import pack_folder
+from gmsop.data.prepare.places365 import pack_places365
+from gmsop.data.prepare.tiny_imagenet import pack_tiny_imagenet
 from gmsop.errors import ConfigError, DataError
 
 
@@ -162,7 +166,7 @@ def many(folder: Path, sample: Path, count: int) -> np.ndarray:
 
 
 def test_bad_images_stop_or_are_skipped_by_name(tmp_path, sample, monkeypatch):
-    monkeypatch.setattr(parts, "PART", 4)
+    monkeypatch.setattr(parts, "CHUNK", 4)
     many(tmp_path / "src", sample, 20)
     bad = sorted((tmp_path / "src").rglob("*.png"))[3:13:3]
     for file in bad:
@@ -179,7 +183,7 @@ def test_bad_images_stop_or_are_skipped_by_name(tmp_path, sample, monkeypatch):
 
 
 def test_shares_are_joined_into_the_same_set(tmp_path, sample, monkeypatch):
-    monkeypatch.setattr(parts, "PART", 4)
+    monkeypatch.setattr(parts, "CHUNK", 4)
     many(tmp_path / "src", sample, 22)
     pack_folder(tmp_path / "src", tmp_path / "whole", val_fraction=0)
     decoded = []
@@ -200,10 +204,12 @@ def test_shares_are_joined_into_the_same_set(tmp_path, sample, monkeypatch):
 
 KILLED = """
 import sys
-from gmsop.data import pack_folder, parts
-parts.PART, parts.FEW = 8, 8
+from gmsop.data.prepare import chunks as parts
+from gmsop.data.prepare.class_folders import pack_folder
+from gmsop.data.prepare.options import PackOptions
+parts.CHUNK, parts.FEW = 8, 8
 if __name__ == "__main__":
-    pack_folder(sys.argv[1], sys.argv[2], val_fraction=0, options=parts.PackOptions(workers=2))
+    pack_folder(sys.argv[1], sys.argv[2], val_fraction=0, options=PackOptions(workers=2))
 """
 
 
@@ -231,7 +237,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, sample, monkeypatch):
     assert not (tmp_path / "set").exists()
     kept = len(list(folder.glob("0*.npz")))
     assert 3 <= kept < 113
-    monkeypatch.setattr(parts, "PART", 8)
+    monkeypatch.setattr(parts, "CHUNK", 8)
     decoded = []
     original = parts.decode_rgb
     monkeypatch.setattr(parts, "decode_rgb", lambda *a: decoded.append(1) or original(*a))
@@ -292,7 +298,7 @@ def test_the_parts_of_another_list_are_not_thrown_away(tmp_path):
     pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
     parts = {p: p.read_bytes() for p in (tmp_path / ".set.parts").glob("*.npz")}
     assert parts
-    with pytest.raises(DataError, match="parts of another list of images, size or filter"):
+    with pytest.raises(DataError, match="chunks of another list of images, size or filter"):
         pack_folder(source, tmp_path / "set", 16, val_fraction=0)
     assert all(p.read_bytes() == content for p, content in parts.items())
     pack_folder(source, tmp_path / "set", 16, val_fraction=0, options=PackOptions(overwrite=True))
@@ -305,7 +311,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
         "import os, signal, sys, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "import multiprocessing\n"
-        "from gmsop.data.processes import START, follow_parent\n"
+        "from gmsop.data.reading_processes import START, follow_parent\n"
         "if __name__ == '__main__':\n"
         "    start = multiprocessing.get_context(START)\n"
         "    pool = ProcessPoolExecutor(1, start, initializer=follow_parent)\n"
@@ -325,7 +331,7 @@ def test_the_same_list_by_another_path_is_the_same_list(tmp_path, monkeypatch):
     source = photos(tmp_path / "photos")
     pack_folder(source, tmp_path / "set", 8, val_fraction=0, options=PackOptions(shard=(1, 1)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gmsop.data.parts._decode_part", None)  # nothing is to be decoded again
+    monkeypatch.setattr("gmsop.data.prepare.chunks._decode_chunk", None)  # nothing is to be decoded again
     pack_folder(Path("photos"), tmp_path / "set", 8, val_fraction=0)
     assert len(PackedDataset(tmp_path / "set", "train")) == 6
 
@@ -350,7 +356,7 @@ def test_a_mended_image_and_a_damaged_part_are_done_again(tmp_path):
 def test_parts_of_a_run_killed_while_it_tidied_up_go_with_the_next(tmp_path, monkeypatch):
     source = photos(tmp_path / "photos")
     with monkeypatch.context() as patch:
-        patch.setattr("gmsop.data.parts.shutil.rmtree", lambda *a, **k: None)
+        patch.setattr("gmsop.data.prepare.chunks.shutil.rmtree", lambda *a, **k: None)
         pack_folder(source, tmp_path / "set", 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".set.parts.done", "photos", "set"]
     with pytest.raises(DataError, match="already exists"):
@@ -395,7 +401,7 @@ def test_a_part_with_damaged_pixels_is_named_and_done_again(tmp_path):
 
 def test_processes_pack_the_same_set_as_one(tmp_path, sample, monkeypatch):
     many(tmp_path / "src", sample, 40)
-    monkeypatch.setattr(parts, "PART", 2)  # more parts than are handed out at once
+    monkeypatch.setattr(parts, "CHUNK", 2)  # more parts than are handed out at once
     monkeypatch.setattr(parts, "FEW", 0)
     for name, workers in (("one", 1), ("two", 2)):
         pack_folder(tmp_path / "src", tmp_path / name, val_fraction=0, options=PackOptions(workers=workers))
@@ -406,7 +412,7 @@ def test_processes_pack_the_same_set_as_one(tmp_path, sample, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="started processes do not see what is patched here")
 def test_a_process_that_dies_is_said_and_nothing_is_lost(tmp_path, sample, monkeypatch):
     many(tmp_path / "src", sample, 40)
-    monkeypatch.setattr(parts, "PART", 4)
+    monkeypatch.setattr(parts, "CHUNK", 4)
     monkeypatch.setattr(parts, "FEW", 0)
     original, seen = parts.decode_rgb, []
     with monkeypatch.context() as patch:
@@ -426,16 +432,16 @@ def test_a_process_that_dies_is_said_and_nothing_is_lost(tmp_path, sample, monke
 def test_a_part_of_another_job_is_not_taken_for_ones_own(tmp_path, monkeypatch):
     """Two jobs that begin at the same moment see no parts of each other's yet."""
     source = photos(tmp_path / "photos")
-    decode = parts._decode_part
+    decode = parts._decode_chunk
 
     def overtaken(files, target, *rest):
         found = decode(files, target, *rest)
-        monkeypatch.setattr(parts, "_decode_part", decode)
+        monkeypatch.setattr(parts, "_decode_chunk", decode)
         pack_folder(source, tmp_path / "other", 8, "box", val_fraction=0, options=PackOptions(shard=(1, 1)))
         (tmp_path / ".other.parts" / target.name).replace(target)
         return found
 
-    monkeypatch.setattr(parts, "_decode_part", overtaken)
+    monkeypatch.setattr(parts, "_decode_chunk", overtaken)
     with pytest.raises(DataError, match=r"000000\.npz: of another list of images, size or filter"):
         pack_folder(source, tmp_path / "set", 8, "lanczos", val_fraction=0)
     assert not (tmp_path / "set").exists()

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from compare import poison, relative_error
-from gmsop.ops import naive
+from gmsop.ops.mixture import reference
 
 pytest.importorskip("triton")
-from gmsop.kernels import component_conv as kernel
+from gmsop.ops.mixture import triton_component_conv as kernel
 from interpreter import require_kernels
 
 require_kernels()
@@ -23,7 +23,7 @@ def run(x, weight, chosen, grad, precision="tf32x3"):
 
 def oracle(x, weight, chosen, grad):
     x, weight = (t.detach().cpu().double().requires_grad_() for t in (x, weight))
-    out = naive.component_conv(x, [weight], chosen.cpu().view(len(x), -1))
+    out = reference.component_conv(x, [weight], chosen.cpu().view(len(x), -1))
     return out.detach(), *torch.autograd.grad(out, (x, weight), grad.cpu().double())
 
 

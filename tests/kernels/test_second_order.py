@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from compare import poison, relative_error
-from gmsop.ops import naive
+from gmsop.ops.second_order import reference
 
 pytest.importorskip("triton")
-from gmsop.kernels import second_order as kernel
+from gmsop.ops.second_order import triton_pooling as kernel
 from interpreter import require_kernels
 
 require_kernels()
@@ -16,7 +16,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def oracle(x: torch.Tensor, grad: torch.Tensor, num_iters: int) -> tuple[torch.Tensor, torch.Tensor]:
     exact = x.detach().cpu().double().requires_grad_()
-    out = naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(exact), num_iters))
+    out = reference.triu_vectorize(reference.newton_schulz_sqrt(reference.covariance_pool(exact), num_iters))
     (gradient,) = torch.autograd.grad(out, exact, grad.cpu().double())
     return out.detach(), gradient
 

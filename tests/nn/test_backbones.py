@@ -1,21 +1,21 @@
 import pytest
 import torch
 
-from gmsop.nn import SmallImageResNet
+from gmsop.backbones.small import SmallImageResNet
 
 WIDTHS = (16, 32, 64, 128)
 
 
 @pytest.mark.parametrize(("second_order", "side"), [(False, 8), (True, 16)])
 def test_the_last_stage_keeps_its_resolution_for_second_order_heads(second_order, side):
-    net = SmallImageResNet((2, 2, 2, 2), WIDTHS, second_order=second_order)
+    net = SmallImageResNet((2, 2, 2, 2), WIDTHS, keep_resolution=second_order)
     assert net(torch.randn(1, 3, 64, 64)).shape == (1, 128, side, side)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (100, 100), (65, 47)])
 @pytest.mark.parametrize("in_chans", [1, 3, 12])
 def test_any_size_and_number_of_channels(size, in_chans):
-    net = SmallImageResNet((1, 1, 1, 1), (4, 8, 8, 8), in_chans=in_chans, stem_width=4, second_order=True)
+    net = SmallImageResNet((1, 1, 1, 1), (4, 8, 8, 8), in_chans=in_chans, stem_width=4, keep_resolution=True)
     h, w = (-(-s // 4) for s in size)
     assert net(torch.randn(2, in_chans, *size)).shape == (2, 8, h, w)
 

@@ -8,8 +8,9 @@ import gmsop
 from compare import DEVICES, relative_error
 from gmsop.errors import ConfigError
 from gmsop.nn import GatedMixture, ParametricGAP, ParametricSOP, TopKGate, bank
-from gmsop.nn.bank import uniform_bank
-from gmsop.ops import naive
+from gmsop.nn.bank import bank_of
+from gmsop.ops.mixture import reference as mixture_reference
+from gmsop.ops.second_order import reference
 
 
 def mixture(n: int, k: int, second_order: bool = True) -> GatedMixture:
@@ -27,7 +28,7 @@ def test_equals_the_loop_over_images(n, k, batch, second_order):
     head = mixture(n, k, second_order).eval()
     x = torch.randn(batch, 6, 4, 3, dtype=torch.double, requires_grad=True)
     found, routing = head(x, return_routing=True)
-    expected, weights = naive.mixture(x, head.gate(x).logits, k, list(head.components))
+    expected, weights = mixture_reference.mixture(x, head.gate(x).logits, k, list(head.components))
     assert relative_error(found, expected) < 1e-12
     assert relative_error(routing.dense, weights) < 1e-12
     probe = torch.randn_like(expected)
@@ -46,7 +47,7 @@ def test_equals_the_loop_over_images(n, k, batch, second_order):
 def test_equals_the_loop_over_images_in_float32_on_a_gpu(k, second_order):
     head = mixture(5, k, second_order).eval()
     x = torch.randn(9, 6, 4, 3, dtype=torch.double, requires_grad=True)
-    expected, _ = naive.mixture(x, head.gate(x).logits, k, list(head.components))
+    expected, _ = mixture_reference.mixture(x, head.gate(x).logits, k, list(head.components))
     probe = torch.randn_like(expected)
     inputs = [x, *head.components.parameters()]
     gradients = torch.autograd.grad((expected * probe).sum(), inputs, materialize_grads=True)
@@ -152,7 +153,7 @@ def test_a_constant_map_is_finite_forward_and_backward():
     assert torch.isfinite(out).all()
     assert torch.isfinite(x.grad).all()
     assert all(torch.isfinite(p.grad).all() for p in head.parameters())
-    assert naive.newton_schulz_sqrt(naive.covariance_pool(x)).isnan().all()
+    assert reference.newton_schulz_sqrt(reference.covariance_pool(x)).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -181,7 +182,7 @@ def test_the_gate_must_fit_the_components():
 def test_the_bank_equals_one_call_per_component(second_order):
     head = mixture(16, 3, second_order).eval()
     x = torch.randn(4, 6, 4, 3, dtype=torch.double, requires_grad=True)
-    assert uniform_bank(head.components) is not None
+    assert bank_of(head.components) is not None
     inputs = [x, *head.parameters()]
     results = []
     for forward in (head, lambda x: head._one_by_one(x, head.gate(x))):
@@ -223,7 +224,7 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
     for what in [*changes, "iterations", "subclass"]:
         head = mixture(3, 2).eval()
         change(head, what)
-        assert uniform_bank(head.components) is None, what
+        assert bank_of(head.components) is None, what
         assert head(x).shape == (2, 15)
 
 

@@ -5,11 +5,11 @@ from torch import nn
 from compare import relative_error
 from gmsop.errors import ConfigError
 from gmsop.nn import GlobalAvgPool, ISqrtCovPool, ParametricGAP, ParametricSOP
-from gmsop.ops import naive
+from gmsop.ops.second_order import reference
 
 
 def oracle(x: torch.Tensor, num_iters: int = 3) -> torch.Tensor:
-    return naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(x), num_iters))
+    return reference.triu_vectorize(reference.newton_schulz_sqrt(reference.covariance_pool(x), num_iters))
 
 
 def test_average():

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from compare import DEVICES, relative_error
-from gmsop import kernels, ops
+from gmsop import ops
 from gmsop.errors import ConfigError
-from gmsop.ops import naive
+from gmsop.ops import kernels
+from gmsop.ops.mixture import reference
 
-module = importlib.import_module("gmsop.ops.component_conv")  # the package shows the function of that name
+module = importlib.import_module("gmsop.ops.mixture.component_conv")  # the package shows the function of that name
 
 
 def case(images=3, top_k=2, components=5, widths=(6, 7), positions=4, dtype=torch.double, device="cpu"):
@@ -29,7 +30,7 @@ def flat(layers):
 
 
 def oracle(x, layers, chosen):
-    return naive.component_conv(x.double().cpu(), [[w.double().cpu() for w in ws] for ws in layers], chosen.cpu())
+    return reference.component_conv(x.double().cpu(), [[w.double().cpu() for w in ws] for ws in layers], chosen.cpu())
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -184,7 +185,7 @@ def test_the_way_of_other_devices(keep, square):
 def test_the_kernels_stand_in_the_same_place(monkeypatch):
     """On a GPU, and elsewhere in Triton's interpreter: what the operator runs where it has kernels."""
     pytest.importorskip("interpreter").require_kernels()
-    from gmsop.kernels import component_conv as kernel
+    from gmsop.ops.mixture import triton_component_conv as kernel
 
     called = []
     for name in ("forward", "backward_input", "backward_weight"):
@@ -195,7 +196,7 @@ def test_the_kernels_stand_in_the_same_place(monkeypatch):
     x, layers, chosen = case(widths=(16, 20, 9), dtype=torch.float, device=DEVICES[-1])
     outs = module._component_conv._init_fn(x.detach(), flat(layers), 2, chosen.flatten(), True)
     exact, *exact_weights = (t.detach().cpu().double().requires_grad_() for t in (x, *flat(layers)))
-    expected = naive.component_conv(exact, [exact_weights[:5], exact_weights[5:]], chosen.cpu())
+    expected = reference.component_conv(exact, [exact_weights[:5], exact_weights[5:]], chosen.cpu())
     assert relative_error(outs[-1].cpu(), expected) < 1e-5
     probe = torch.randn_like(expected)
     expected = torch.autograd.grad(expected, [exact, *exact_weights], probe, materialize_grads=True)

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gmsop import ops
 from gmsop.nn import GatedMixture
-from gmsop.ops.direct import is_plain_inference
+from gmsop.ops.observers import is_plain_inference
 
 
 def head() -> GatedMixture:

@@ -6,8 +6,8 @@ import torch
 from compare import relative_error
 from gmsop import ops
 from gmsop.nn import GatedMixture
-from gmsop.ops import naive
 from gmsop.ops.precision import product_precision
+from gmsop.ops.second_order import reference
 
 
 def second_order(x: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_autocast_does_not_touch_second_order_statistics(dtype):
         found = second_order(x)
         found.square().sum().backward()  # a backward pass inside the context must not lose digits either
     exact = x.detach().double().requires_grad_()
-    expected = naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(exact)))
+    expected = reference.triu_vectorize(reference.newton_schulz_sqrt(reference.covariance_pool(exact)))
     expected.square().sum().backward()
     assert found.dtype == torch.float32
     assert relative_error(found, expected) < 1e-5
@@ -141,7 +141,7 @@ def test_function_transforms_give_the_same_gradients():
     assert relative_error(found, expected) < 1e-12
     hessian = torch.func.hessian(lambda one: ops.second_order_pool(one[None]).sum())(x[0].detach())
     exact = torch.autograd.functional.hessian(
-        lambda one: naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(one[None]))).sum(),
+        lambda one: reference.triu_vectorize(reference.newton_schulz_sqrt(reference.covariance_pool(one[None]))).sum(),
         x[0].detach(),
     )
     assert relative_error(hessian, exact) < 1e-12

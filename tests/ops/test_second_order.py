@@ -2,13 +2,15 @@ import pytest
 import torch
 
 from compare import DEVICES, relative_error
-from gmsop import kernels, ops
+from gmsop import ops
 from gmsop.errors import ConfigError
-from gmsop.ops import naive, second_order
+from gmsop.ops import kernels
+from gmsop.ops.second_order import pooling as second_order
+from gmsop.ops.second_order import reference
 
 
 def oracle(x: torch.Tensor, num_iters: int) -> torch.Tensor:
-    return naive.triu_vectorize(naive.newton_schulz_sqrt(naive.covariance_pool(x), num_iters))
+    return reference.triu_vectorize(reference.newton_schulz_sqrt(reference.covariance_pool(x), num_iters))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -99,7 +101,7 @@ def test_the_kernel_stands_in_the_same_place(monkeypatch):
     device = DEVICES[-1]
     monkeypatch.setattr(kernels, "usable", lambda device: True)
     called = []
-    from gmsop.kernels import second_order as kernel
+    from gmsop.ops.second_order import triton_pooling as kernel
 
     for name in ("second_order_forward", "second_order_backward"):
         function = getattr(kernel, name)
@@ -134,7 +136,7 @@ def test_bad_number_of_iterations():
 @pytest.mark.parametrize("failing", ["second_order_forward", "second_order_backward"])
 def test_a_kernel_that_cannot_run_costs_one_warning(failing, monkeypatch, caplog):
     pytest.importorskip("interpreter").require_kernels()
-    from gmsop.kernels import second_order as kernel
+    from gmsop.ops.second_order import triton_pooling as kernel
 
     def cannot(*_):
         raise RuntimeError("out of shared memory")

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from compare import GOLDEN, golden, relative_error
 from gmsop import ops
 from gmsop.convert import load_matconvnet
-from gmsop.matconvnet import named_layers
-from gmsop.nn import PooledClassifier
+from gmsop.convert.matconvnet.layout import named_layers
+from gmsop.models.classifier import PooledClassifier
 
 MODELS = {
     "ResNet18-GAP": "gap_resnet18",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["gmsop.training", "gmsop.cli", "killed"])
+CONTEXT.set_forkserver_preload(["gmsop.training.run", "gmsop.cli", "killed"])
 
 
 def run_child(log: Path, target: Callable[..., Any], *args: Any) -> tuple[int, str]:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from gmsop.models import create_model
+from gmsop.models.names import create_model
 from gmsop.nn import TopKGate
-from gmsop.recipe import Recipe
-from gmsop.training import TrainingTask
+from gmsop.training.recipe import Recipe
+from gmsop.training.task import TrainingTask
 
 EVERYONE = torch.stack([99.0 * torch.eye(4)[[i % 4, (i + 1) % 4]].sum(0) for i in (0, 1, 2, 3) * 2])
 ONE_RANK_STARVES = torch.tensor([[99.0, 99, 0, 0]] * 4 + [[0, 0, 99, 99.0]] * 4)

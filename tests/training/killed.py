@@ -8,8 +8,9 @@ from pathlib import Path
 
 import gmsop.training.checkpoints as checkpoints
 from gmsop.cli import main
-from gmsop.recipe import Recipe
-from gmsop.training import TrainingTask, train
+from gmsop.training.recipe import Recipe
+from gmsop.training.run import train
+from gmsop.training.task import TrainingTask
 
 
 def die() -> None:

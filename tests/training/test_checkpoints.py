@@ -8,12 +8,12 @@ from child import run_child
 from killed import train_on_a_full_disk
 from tiny import recipe, same, weights
 
-from gmsop.checkpoint import load_model
 from gmsop.errors import CheckpointError, TrainingWarning
-from gmsop.metrics import read_metrics
-from gmsop.recipe import Recipe
-from gmsop.training import train
+from gmsop.runs.metrics import read_metrics
 from gmsop.training.checkpoints import find_checkpoint, read_whole
+from gmsop.training.recipe import Recipe
+from gmsop.training.run import train
+from gmsop.weights.model_file import load_model
 
 
 def test_a_disk_that_is_full_for_a_while(small_set, tmp_path):

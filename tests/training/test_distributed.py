@@ -17,15 +17,17 @@ from tiny import recipe, same, weights
 from torch.nn.parallel import DistributedDataParallel
 
 from compare import relative_error
-from gmsop.checkpoint import load_model, read_training_checkpoint, save_model
 from gmsop.data import PackedDataset, val_loader
 from gmsop.errors import ConfigError
-from gmsop.evaluation import EvaluationTask, evaluate
-from gmsop.metrics import read_metrics
-from gmsop.models import create_model
-from gmsop.training import TrainingTask, train
+from gmsop.evaluation.error_rates import EvaluationTask, evaluate
+from gmsop.models.names import create_model
+from gmsop.runs.metrics import read_metrics
 from gmsop.training.resume import require_same_start
+from gmsop.training.run import train
+from gmsop.training.task import TrainingTask
 from gmsop.training.totals import epoch_means
+from gmsop.weights.model_file import load_model, save_model
+from gmsop.weights.training_file import read_training_checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
 

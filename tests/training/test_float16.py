@@ -8,11 +8,12 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from tiny import recipe, same, weights
 
-from gmsop.checkpoint import read_training_checkpoint
 from gmsop.data import PackedDataset, PackedWriter
-from gmsop.metrics import read_metrics
-from gmsop.training import run, train
+from gmsop.runs.metrics import read_metrics
+from gmsop.training import build
+from gmsop.training.run import train
 from gmsop.training.task import TrainingTask
+from gmsop.weights.training_file import read_training_checkpoint
 
 SCALE = 2.0**30
 """Too large for the first steps, which are passed over while it is halved."""
@@ -36,8 +37,8 @@ def smaller_set(small_set, tmp_path_factory) -> Path:
 @pytest.fixture
 def settings(monkeypatch):
     scaler = partial(torch.amp.GradScaler, "cpu", init_scale=SCALE, growth_interval=5)
-    monkeypatch.setattr("gmsop.trainer.MixedPrecision", lambda *args: MixedPrecision(*args, scaler=scaler()))
-    monkeypatch.setattr(run, "_require_possible", lambda *_: None)
+    monkeypatch.setattr("gmsop.engine.trainer.MixedPrecision", lambda *args: MixedPrecision(*args, scaler=scaler()))
+    monkeypatch.setattr(build, "_require_possible", lambda *_: None)
     return recipe(image_size=16, batch_size=4, epochs=[4], precision="16-mixed", checkpoint_every=1)
 
 

@@ -12,15 +12,17 @@ from child import run_child
 from killed import train_until
 from tiny import recipe, same, weights
 
-from gmsop.checkpoint import read_training_checkpoint
 from gmsop.data import PackedDataset, PackedWriter
+from gmsop.engine.trainer import make_trainer
 from gmsop.errors import CheckpointError, ConfigError, TrainingWarning
-from gmsop.metrics import read_metrics
-from gmsop.recipe import Recipe
-from gmsop.trainer import make_trainer
-from gmsop.training import RunComplete, TrainingTask, checkpoints, run, train
+from gmsop.runs.metrics import read_metrics
+from gmsop.training import build, checkpoints
 from gmsop.training.checkpoints import find_checkpoint
-from gmsop.training.resume import require_same_passes
+from gmsop.training.recipe import Recipe
+from gmsop.training.resume import RunComplete, require_same_passes
+from gmsop.training.run import train
+from gmsop.training.task import TrainingTask
+from gmsop.weights.training_file import read_training_checkpoint
 
 
 def run_and_kill(settings: Recipe, data: Path, out: Path, *moment: object) -> None:
@@ -297,7 +299,7 @@ def test_inside_a_slurm_job_torchruns_numbers_count(small_set, tmp_path, monkeyp
         return make_trainer(*args, **options)
 
     seen: list[object] = []
-    monkeypatch.setattr(run, "make_trainer", make)
+    monkeypatch.setattr(build, "make_trainer", make)
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0",
              "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}  # fmt: skip
     for i, more in enumerate(({}, {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",

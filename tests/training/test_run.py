@@ -5,13 +5,15 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import recipe, same, weights
 
-from gmsop.checkpoint import load_model
 from gmsop.data import PackedDataset
+from gmsop.engine.messages import is_first_process
 from gmsop.errors import CheckpointError, ConfigError, DataError
-from gmsop.evaluation import evaluate
-from gmsop.metrics import read_metrics
-from gmsop.prediction import predict
-from gmsop.training import console, is_first_process, train
+from gmsop.evaluation.error_rates import evaluate
+from gmsop.evaluation.prediction import predict
+from gmsop.runs.metrics import read_metrics
+from gmsop.training import epoch_lines
+from gmsop.training.run import train
+from gmsop.weights.model_file import load_model
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_tensorboard_has_the_epochs_figures(run):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_a_run_shows(small_set, tmp_path, monkeypatch, capsys, terminal):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    monkeypatch.setattr(console, "EVERY", 0.0)
+    monkeypatch.setattr(epoch_lines, "EVERY", 0.0)
     train(recipe(epochs=1), small_set, tmp_path / "run", progress=True)
     shown = capsys.readouterr()
     text = re.sub(r"\s+", " ", shown.out + shown.err)

@@ -10,9 +10,11 @@ from child import run_child
 from killed import train_as_a_slurm_job, train_in_a_group
 from tiny import recipe, same, weights
 
-from gmsop.checkpoint import read_training_checkpoint
 from gmsop.cli import main
-from gmsop.training import Interrupted, TrainingTask, train
+from gmsop.training.run import train
+from gmsop.training.signals import Interrupted
+from gmsop.training.task import TrainingTask
+from gmsop.weights.training_file import read_training_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from compare import relative_error
-from gmsop.training import run, train
+from gmsop.training import build
+from gmsop.training.run import train
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
 
@@ -36,7 +37,7 @@ def one_rank(rank: int, folder: str, set_path: str, port: int) -> None:
         loss.backward()
         found[name] = {"loss": loss.detach(), "gradients": step.gradients(), "statistics": statistics(step)}
     torch.save(found, f"{folder}/{rank}.pt")
-    run._require_possible = lambda *_: None  # which refuses CPUs
+    build._require_possible = lambda *_: None  # which refuses CPUs
     for sync in (True, False):
         train(settings(sync), set_path, f"{folder}/{sync}", accelerator="cpu")
     torch.distributed.destroy_process_group()

@@ -6,14 +6,15 @@ import torch
 from tiny import recipe, same, weights
 from torch.nn import functional as F
 
-from gmsop.checkpoint import read_training_checkpoint
 from gmsop.data import PackedDataset, train_loader
+from gmsop.engine.trainer import make_trainer
 from gmsop.errors import ConfigError, TrainingError, TrainingWarning
-from gmsop.metrics import read_metrics
 from gmsop.ops import balance_loss
-from gmsop.trainer import make_trainer
-from gmsop.training import TrainingTask, train
+from gmsop.runs.metrics import read_metrics
 from gmsop.training.model import fresh_model
+from gmsop.training.run import train
+from gmsop.training.task import TrainingTask
+from gmsop.weights.training_file import read_training_checkpoint
 
 
 def task_of(small_set, **changes) -> TrainingTask:

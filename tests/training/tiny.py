@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from gmsop.checkpoint import load_model
-from gmsop.recipe import Recipe
+from gmsop.training.recipe import Recipe
+from gmsop.weights.model_file import load_model
 
 TINY = {
     "model": "gm_sop_4_2_tiny",

@@ -1,35 +1,33 @@
-"""The command line: parsing and printing only. Each command is a module with SUMMARY, EXAMPLE, `arguments`, `run`."""
+"""The command line: parsing and printing only. Each command is a file of `commands` that describes itself."""
 
 import signal
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from gmsop.cli import benchmark, convert, data, demo, evaluate, models, predict, prepare, recipes, report, train
-from gmsop.cli.console import err
+from gmsop.cli import commands
+from gmsop.cli.printing import err
 from gmsop.errors import GmsopError, TrainingWarning, UnknownNameError
 
-COMMANDS: dict[str, Any] = {
-    "models": models,
-    "recipes": recipes,
-    "train": train,
-    "evaluate": evaluate,
-    "report": report,
-    "predict": predict,
-    "prepare": prepare,
-    "data": data,
-    "convert": convert,
-    "benchmark": benchmark,
-    "demo": demo,
-}
+
+def command_names() -> list[str]:
+    """All commands, by the names of their files."""
+    return [found.name for found in iter_modules(commands.__path__)]
+
+
+def command(name: str) -> Any:
+    """The module of a command: SUMMARY, EXAMPLE, `arguments` and `run`."""
+    return import_module(f"gmsop.cli.commands.{name}")
 
 
 class Parser(ArgumentParser):
-    """Of an option that does not exist it names the nearest, in place of all there are."""
+    """A parser that names the nearest of an option that does not exist, in place of all there are."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split()
@@ -39,13 +37,18 @@ class Parser(ArgumentParser):
         known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         for option in options:
             err.print(f"gmsop: error: {UnknownNameError.of('option', option, known)}", markup=False)
-        command = self.prog.replace(" [options]", "")
-        err.print(f"all options: {command} --help", markup=False)
+        own = self.prog.replace(" [options]", "")
+        err.print(f"all options: {own} --help", markup=False)
         self.exit(2)
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Keeps the example on a line of its own."""
+
+
+def new_parser(summary: str, example: str) -> Parser:
+    """The empty parser of a command, or of one of its subcommands."""
+    return Parser(description=f"{summary}\n\nexample:\n  {example}", formatter_class=Help, allow_abbrev=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,17 +58,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     try:
-        commands = parser.add_subcommands(dest="command", metavar="COMMAND")
-        for name, command in COMMANDS.items():
-            text = f"{command.SUMMARY}\n\nexample:\n  {command.EXAMPLE}"
-            sub = Parser(description=text, formatter_class=Help, allow_abbrev=False)
-            # All words are looked at beforehand: a recipe named on the command line sets the defaults of its options.
-            command.arguments(sub, argv[1:] if argv[:1] == [name] else [])
-            commands.add_subcommand(name, sub, help=command.SUMMARY)
+        subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
+        for name in command_names():
+            module = command(name)
+            sub = new_parser(module.SUMMARY, module.EXAMPLE)
+            subcommands.add_subcommand(name, sub, help=module.SUMMARY)
+            if argv[:1] == [name]:  # the others' options need not be known
+                # All words are looked at beforehand: a recipe on the command line sets the defaults of its options.
+                module.arguments(sub, argv[1:])
+        if not argv:
+            parser.print_help(sys.stderr)
+            return 2
+        if not argv[0].startswith("-") and argv[0] not in command_names():
+            err.print(f"gmsop: error: {UnknownNameError.of('command', argv[0], command_names())}", markup=False)
+            err.print(f"all commands: {', '.join(command_names())}", markup=False)
+            return 2
         args = parser.parse_args(argv)
         with warnings.catch_warnings():
             _print_own_warnings()
-            return COMMANDS[args.command].run(args[args.command]) or 0
+            return command(args.command).run(args[args.command]) or 0
     except GmsopError as error:
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
@@ -90,7 +101,7 @@ def _version() -> str:
 
 
 def _print_own_warnings() -> None:
-    """gmsop's own warnings are for the user: each time, in one line, in red."""
+    """Print gmsop's own warnings, which are for the user: each time, in one line, in red."""
     usual = warnings.showwarning
 
     def show(message: Any, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gmsop.data.live import FolderDataset
+from gmsop.data.image_folder import FolderDataset
 from gmsop.data.packed import PackedDataset
-from gmsop.data.processes import START, outlive_signals
+from gmsop.data.reading_processes import START, outlive_signals
 from gmsop.data.resident import ResidentLoader, goes_resident
 from gmsop.data.sampler import EpochSampler, RankSampler
 from gmsop.errors import DataError

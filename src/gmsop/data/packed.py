@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from gmsop.errors import DataError
-from gmsop.files import digest
+from gmsop.utils.files import digest
 
 FORMAT, VERSION = "gmsop-packed", 1
 SPLITS = ("train", "val")

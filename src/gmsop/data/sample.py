@@ -10,8 +10,8 @@ from gmsop.data.images import decode_rgb
 from gmsop.data.packed import SPLITS, PackedDataset
 from gmsop.data.writer import PackedWriter, SetInUseError
 from gmsop.errors import DataError
-from gmsop.files import WriteError
-from gmsop.progress import progress_bar
+from gmsop.utils.files import WriteError
+from gmsop.utils.progress import progress_bar
 
 SOURCE = "EuroSAT sample (Helber et al. 2019, MIT licence, contains Copernicus Sentinel data)"
 

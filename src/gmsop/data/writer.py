@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gmsop.data.packed import FILES, FORMAT, SPLITS, VERSION, Image
 from gmsop.errors import ConfigError, DataError
-from gmsop.files import digest, require_space, to_disk, write_error
-from gmsop.progress import progress_bar
+from gmsop.utils.files import digest, require_space, to_disk, write_error
+from gmsop.utils.progress import progress_bar
 
 try:
     import fcntl

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
-from gmsop.nn.bank import bank_forward, uniform_bank
+from gmsop.nn.bank import bank_forward, bank_of
 from gmsop.nn.gate import Routing, TopKGate
 from gmsop.nn.pooling import ParametricGAP, ParametricSOP
 from gmsop.ops import combine, dispatch, plan_dispatch, weighted_sum
 from gmsop.ops.precision import like_input
+from gmsop.utils.options import PositiveInt
 
 
 class GatedMixture(nn.Module):
@@ -43,26 +44,26 @@ class GatedMixture(nn.Module):
     def second_order(
         cls,
         in_channels: int,
-        num_components: int = 16,
-        top_k: int = 8,
-        hidden_dim: int = 256,
-        reduced_dim: int = 128,
-        gate_dims: Sequence[int] = (256, 128),
-        num_iters: int = 3,
+        num_components: PositiveInt = 16,
+        top_k: PositiveInt = 8,
+        hidden_dim: PositiveInt = 256,
+        reduced_dim: PositiveInt = 128,
+        gate_dims: Sequence[PositiveInt] = (256, 128),
+        num_iters: PositiveInt = 3,
     ) -> "GatedMixture":
         """The paper's GM-SOP head: `ParametricSOP` components, second-order gate. The defaults are the ResNets'."""
         gate = TopKGate(in_channels, num_components, top_k, gate_dims, True, num_iters)
-        parts = (ParametricSOP(in_channels, hidden_dim, reduced_dim, num_iters) for _ in range(num_components))
-        return cls(parts, gate)
+        components = (ParametricSOP(in_channels, hidden_dim, reduced_dim, num_iters) for _ in range(num_components))
+        return cls(components, gate)
 
     @classmethod
     def first_order(
         cls,
         in_channels: int,
-        num_components: int = 16,
-        top_k: int = 8,
-        reduced_dim: int = 512,
-        gate_dims: Sequence[int] = (256, 128),
+        num_components: PositiveInt = 16,
+        top_k: PositiveInt = 8,
+        reduced_dim: PositiveInt = 512,
+        gate_dims: Sequence[PositiveInt] = (256, 128),
     ) -> "GatedMixture":
         """The paper's GM-GAP head: `ParametricGAP` components, first-order gate. The defaults are the ResNets'."""
         gate = TopKGate(in_channels, num_components, top_k, gate_dims, second_order=False)
@@ -75,7 +76,7 @@ class GatedMixture(nn.Module):
         return (out, routing) if return_routing else out
 
     def _mix(self, x: Tensor, routing: Routing) -> Tensor:
-        bank = uniform_bank(self.components)
+        bank = bank_of(self.components)
         if bank is None:
             return self._one_by_one(x, routing)
         return weighted_sum(bank_forward(bank, x, routing.indices), routing.gates)

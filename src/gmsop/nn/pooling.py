@@ -1,5 +1,8 @@
 """Pooling layers: a feature map (B, C, H, W) to one vector per image. Parametric ones are mixture components too."""
 
+from typing import NamedTuple
+
+import torch
 import torch.fx
 from torch import Tensor, nn
 
@@ -7,13 +10,23 @@ from gmsop.errors import ConfigError
 from gmsop.nn.init import he_normal_
 from gmsop.ops import second_order_pool, triu_size
 from gmsop.ops.precision import like_input
+from gmsop.utils.options import PositiveInt
 
-for _function in ("second_order_pool", "like_input", "_require_channels"):
+for _function in ("second_order_pool", "like_input", "_mean", "_require_channels"):
     torch.fx.wrap(_function)  # symbolic tracing takes it as one operation
 
 
+class Fusible(NamedTuple):
+    """What a component computes, for a bank that computes all its components at once: see `gmsop.nn.bank`."""
+
+    convs: tuple[nn.Module, ...]
+    """1x1 convolutions without bias, one after the other, each with ReLU."""
+    pool: nn.Module
+    """What follows them, called on all (image, component) pairs together; without parameters, the same in all."""
+
+
 class GlobalAvgPool(nn.Module):
-    """First-order pooling: the mean over positions, (B, C, H, W) -> (B, C).
+    """First-order pooling: the mean over positions, (B, C, H, W) or (B, C, M) -> (B, C).
 
     Args:
         in_channels: C; only needed to know `out_features` beforehand.
@@ -24,7 +37,13 @@ class GlobalAvgPool(nn.Module):
         self.out_features = in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        return _mean(x)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Not `x.mean`: its backward pass writes the gradient out for every position, that of a sum does not. Same bits."""
+    wide = torch.promote_types(x.dtype, torch.float32)  # a sum in float16 may be too large
+    return (x.sum(tuple(range(2, x.dim())), dtype=wide) / x.shape[2:].numel()).to(x.dtype)
 
 
 class ISqrtCovPool(nn.Module):
@@ -41,7 +60,9 @@ class ISqrtCovPool(nn.Module):
         ConfigError: in `forward`, features of other than `in_channels` channels.
     """
 
-    def __init__(self, in_channels: int | None = None, reduced_dim: int | None = None, num_iters: int = 3) -> None:
+    def __init__(
+        self, in_channels: int | None = None, reduced_dim: PositiveInt | None = None, num_iters: PositiveInt = 3
+    ) -> None:
         super().__init__()
         self.reduce: nn.Module = nn.Identity()
         if reduced_dim is not None:
@@ -83,7 +104,13 @@ class ParametricSOP(nn.Module):
     Source: GM-SOP (NeurIPS 2018), section 3.2, "parametric SR-SOP".
     """
 
-    def __init__(self, in_channels: int, hidden_dim: int = 256, reduced_dim: int = 128, num_iters: int = 3) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_dim: PositiveInt = 256,
+        reduced_dim: PositiveInt = 128,
+        num_iters: PositiveInt = 3,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, hidden_dim, 1, bias=False)
         self.conv2 = nn.Conv2d(hidden_dim, reduced_dim, 1, bias=False)
@@ -94,6 +121,10 @@ class ParametricSOP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(self.conv2(self.conv1(x).relu()).relu())
+
+    def fusible(self) -> Fusible | None:
+        """What `forward` computes; None for a subclass with a `forward` of its own."""
+        return Fusible((self.conv1, self.conv2), self.pool) if type(self).forward is ParametricSOP.forward else None
 
 
 class ParametricGAP(nn.Module):
@@ -108,11 +139,16 @@ class ParametricGAP(nn.Module):
     Source: GM-SOP (NeurIPS 2018), section 4.2, the component of GM-GAP.
     """
 
-    def __init__(self, in_channels: int, reduced_dim: int = 512) -> None:
+    def __init__(self, in_channels: int, reduced_dim: PositiveInt = 512) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, reduced_dim, 1, bias=False)
+        self.pool = GlobalAvgPool(reduced_dim)
         self.out_features = reduced_dim
         he_normal_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).relu().mean((2, 3))
+        return self.pool(self.conv(x).relu())
+
+    def fusible(self) -> Fusible | None:
+        """What `forward` computes; None for a subclass with a `forward` of its own."""
+        return Fusible((self.conv,), self.pool) if type(self).forward is ParametricGAP.forward else None

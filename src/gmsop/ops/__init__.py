@@ -1,12 +1,27 @@
-"""Pure functions on tensors: second-order pooling and sparse gating. `ops.naive` holds their slow, obvious oracles."""
+"""Pure functions on tensors: second-order pooling and sparse gating, each beside its slow, obvious reference."""
 
-from gmsop.ops.component_conv import component_conv
-from gmsop.ops.covariance import covariance_pool
-from gmsop.ops.dispatch import Plan, combine, dispatch, plan_dispatch, weighted_sum
-from gmsop.ops.gating import balance_loss, dense_gates, gate_logits, top_k_gates, top_k_indices
-from gmsop.ops.matrix_sqrt import eigh_sqrt, newton_schulz_sqrt
-from gmsop.ops.second_order import second_order_pool
-from gmsop.ops.triu import triu_size, triu_unvectorize, triu_vectorize
+from gmsop.ops.mixture import (
+    Plan,
+    balance_loss,
+    combine,
+    component_conv,
+    dense_gates,
+    dispatch,
+    gate_logits,
+    plan_dispatch,
+    top_k_gates,
+    top_k_indices,
+    weighted_sum,
+)
+from gmsop.ops.second_order import (
+    covariance_pool,
+    eigh_sqrt,
+    newton_schulz_sqrt,
+    second_order_pool,
+    triu_size,
+    triu_unvectorize,
+    triu_vectorize,
+)
 
 __all__ = [
     "Plan",

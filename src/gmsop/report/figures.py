@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from gmsop.metrics import Epochs
+from gmsop.runs.metrics import Epochs
 
 WIDTH = 5.2
 """Inches: two fit side by side on a desk, one is still readable on a phone."""

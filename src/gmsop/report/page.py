@@ -9,16 +9,16 @@ import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gmsop import published
 from gmsop.data import PackedDataset
+from gmsop.engine.messages import duration
 from gmsop.errors import ConfigError, DataError
-from gmsop.evaluation import wilson_interval
-from gmsop.files import writing
-from gmsop.metrics import Epochs
+from gmsop.evaluation.intervals import wilson_interval
+from gmsop.models import published
 from gmsop.report import figures
-from gmsop.report.folder import RunFolder, read_run
 from gmsop.report.samples import favourites
-from gmsop.training.console import duration
+from gmsop.runs.metrics import Epochs
+from gmsop.runs.run_folder import RunFolder, read_run
+from gmsop.utils.files import writing
 
 MAX_ROWS = 40
 """Classes that a heat map shows."""

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from gmsop.data import PackedDataset
-from gmsop.evaluation import EvaluationTask
-from gmsop.nn import PooledClassifier
-from gmsop.progress import progress_bar
+from gmsop.evaluation.error_rates import EvaluationTask
+from gmsop.models.classifier import PooledClassifier
+from gmsop.utils.progress import progress_bar
 
 
 class Sample(NamedTuple):

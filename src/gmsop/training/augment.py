@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from gmsop.recipe import Recipe
+from gmsop.training.recipe import Recipe
 
 
 def shift_crop(images: Tensor, padding: int) -> Tensor:

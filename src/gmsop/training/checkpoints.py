@@ -16,12 +16,12 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from gmsop.checkpoint import read_training_checkpoint
+from gmsop.engine.messages import warn
 from gmsop.errors import CheckpointError, TrainingError
-from gmsop.evaluation import Evaluation
-from gmsop.files import WriteError, write_error, writing
-from gmsop.training.console import warn
+from gmsop.evaluation.error_rates import Evaluation
 from gmsop.training.non_finite import non_finite_weights
+from gmsop.utils.files import WriteError, write_error, writing
+from gmsop.weights.training_file import read_training_checkpoint
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 

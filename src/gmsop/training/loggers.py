@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from gmsop.engine.messages import warn
 from gmsop.errors import ConfigError
-from gmsop.recipe import Recipe
-from gmsop.training.console import warn
+from gmsop.training.recipe import Recipe
 
 
 class _PatientTensorBoard(TensorBoardLogger):

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from gmsop.assembly import OPTIONS
 from gmsop.data import PackedDataset
 from gmsop.errors import ConfigError, DataError
-from gmsop.models import create_model
-from gmsop.nn import PooledClassifier
-from gmsop.recipe import Recipe
+from gmsop.models.classifier import PooledClassifier
+from gmsop.models.names import create_model
+from gmsop.models.spec import known_options
+from gmsop.training.recipe import Recipe
 
 
 def fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
@@ -20,11 +20,13 @@ def fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
         DataError: a colour channel that never varies, and is to be divided by its deviation.
     """
     for option in recipe.model_args:
-        if option not in OPTIONS:
-            raise ConfigError(f"recipe: model_args has no option {option!r}; there are {', '.join(sorted(OPTIONS))}")
+        if option not in known_options():
+            there = ", ".join(sorted(known_options()))
+            raise ConfigError(f"recipe: model_args has no option {option!r}; there are {there}")
     model = create_model(recipe.model, len(dataset.class_names), **recipe.model_args)
     with torch.no_grad():
-        model.backbone.stem.conv.weight.div_(recipe.stem_scale)  # type: ignore[union-attr, operator]
+        for weight in model.backbone.stem_parameters():  # type: ignore[operator]
+            weight.div_(recipe.stem_scale)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = recipe.bn_momentum

@@ -7,13 +7,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from gmsop.checkpoint import describe
 from gmsop.data import PackedDataset
-from gmsop.errors import CheckpointError, ConfigError
-from gmsop.files import writing
-from gmsop.nn import PooledClassifier
-from gmsop.recipe import Recipe
+from gmsop.errors import CheckpointError, ConfigError, GmsopError
+from gmsop.models.classifier import PooledClassifier
 from gmsop.training.checkpoints import BEST, epochs_of, find_checkpoint, read_whole
+from gmsop.training.recipe import Recipe
+from gmsop.utils.files import writing
+from gmsop.weights.model_file import spec_of
 
 FREE = ("num_workers", "loader", "checkpoint_every")
 """What may differ when a run goes on: it changes no batch."""
@@ -43,16 +43,10 @@ def open_checkpoint(
     path = find_checkpoint(Path(resume)) if Path(resume).is_dir() else Path(resume)
     checkpoint = read_whole(path)
     saved = checkpoint["gmsop"]
-    found, wanted = saved["model"], describe(model)
-    other = [
-        f"{key} {found[key]}, {whose} {wanted[key]}"
-        for key, whose in (("name", "the recipe's"), ("num_classes", "the data's"), ("init_args", "the recipe's"))
-        if found[key] != wanted[key]
-    ]
-    if other:
+    if other := _differences(path, saved["model"], model):
         raise CheckpointError(f"{path}: another model ({'; '.join(other)})")
-    before, now = saved["recipe"], recipe.to_dict()
-    changed = {k: f"{before.get(k)} -> {now[k]}" for k in now if now[k] != before.get(k) and k not in FREE}
+    before, now = Recipe.from_dict(saved["recipe"]).to_dict(), recipe.to_dict()
+    changed = {k: f"{before[k]} -> {now[k]}" for k in now if now[k] != before[k] and k not in FREE}
     if saved["data"] != fingerprint(train_set):
         changed["the data"] = f"another set than {train_set.path}"
     listed = "; ".join(f"{key} {change}" for key, change in changed.items())
@@ -62,11 +56,26 @@ def open_checkpoint(
         )
     if saved["images"] and (fixed := [key for key in changed if key in PER_EPOCH]):
         raise ConfigError(f"{path} is from within an epoch, where {', '.join(fixed)} cannot change ({listed})")
-    if before.get("ema_decay") and not recipe.ema_decay:
+    if before["ema_decay"] and not recipe.ema_decay:
         raise ConfigError(f"{path}: ema_decay can be changed, but not switched off: the run has two sets of weights")
     if saved["epoch"] >= recipe.total_epochs:
         raise RunComplete(f"{path}: the run is complete, all {recipe.total_epochs} epochs are done")
     return path, checkpoint
+
+
+def _differences(path: Path, description: dict[str, Any], model: PooledClassifier) -> list[str]:
+    """What the model of a checkpoint has otherwise than the one that is to be trained."""
+    assert model.spec is not None
+    try:
+        found, wanted = spec_of(description), model.spec
+    except (GmsopError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: the description of its model is not one of gmsop's ({error})") from error
+    if found.name != wanted.name:
+        return [f"name {found.name}, the recipe's {wanted.name}"]
+    of_data = [f"num_classes {found.num_classes}, the data's {wanted.num_classes}"]
+    options = found.differences(wanted).items()
+    of_recipe = [f"{name} {value}, the recipe's {wanted.options[name]}" for name, value in options]
+    return (of_data if found.num_classes != wanted.num_classes else []) + of_recipe
 
 
 def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:

@@ -3,7 +3,7 @@
 import math
 from itertools import accumulate
 
-from gmsop.recipe import Recipe
+from gmsop.training.recipe import Recipe
 
 
 def rate_and_momentum(recipe: Recipe, epoch: int, step: int, steps_per_epoch: int) -> tuple[float, float]:

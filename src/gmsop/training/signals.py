@@ -12,8 +12,8 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
+from gmsop.engine.messages import say
 from gmsop.training.checkpoints import CheckpointWriter
-from gmsop.training.console import say
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """The training step: what a recipe asks of every batch, and what is counted on the way."""
 
 import math
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gmsop.checkpoint import describe
+from gmsop.engine.messages import warn
 from gmsop.errors import TrainingError
-from gmsop.evaluation import Evaluation, EvaluationTask
-from gmsop.files import WriteError
-from gmsop.metrics import log_epoch, read_metrics
-from gmsop.nn import GatedMixture, PooledClassifier
+from gmsop.evaluation.error_rates import Evaluation, EvaluationTask
+from gmsop.models.classifier import PooledClassifier
 from gmsop.ops import balance_loss
-from gmsop.recipe import Recipe
 from gmsop.training.augment import augment_pixels, mix, random_flip
 from gmsop.training.checkpoints import last_good
-from gmsop.training.console import warn
+from gmsop.training.clock import TIMING, EpochClock
+from gmsop.training.epoch_rows import EpochRows
 from gmsop.training.non_finite import all_agree, first_non_finite, non_finite_weights
+from gmsop.training.optimizer import create_optimizer, set_step
+from gmsop.training.recipe import Recipe
 from gmsop.training.resume import require_same_start
 from gmsop.training.schedule import rate_and_momentum
 from gmsop.training.totals import EpochTotals, epoch_means
-
-TIMING = "timing.csv"
-"""What is not the same when a run is repeated; the epoch under way has only `train_seconds`, up to its checkpoint."""
+from gmsop.utils.files import WriteError
+from gmsop.weights.model_file import describe
 
 MAX_SKIPPED = 10
 """Passes in a row whose loss is not finite, after which `non_finite: skip` gives up."""
@@ -45,69 +43,35 @@ class TrainingTask(EvaluationTask):
     def __init__(self, model: PooledClassifier, recipe: Recipe, folder: Path | None = None, data: str = "") -> None:
         super().__init__(model)
         self.recipe, self.folder, self.data = recipe, folder, data
-        pool = model.pool
-        self.totals = EpochTotals(pool.gate.num_components if isinstance(pool, GatedMixture) else 0)
+        self.totals = EpochTotals(0 if model.gate is None else model.gate.num_components)
         self.row: dict[str, float] = {}
         """What is known of the epoch that was validated last; see `metrics.csv`."""
-        self.speed = math.nan
-        """Images per second of the epoch under way, over all ranks."""
-        self._unwritten: dict[int, dict[str, float]] = {}
+        self.clock = EpochClock(None if folder is None else folder / TIMING)
+        self.rows = EpochRows(None if folder is None else folder / "metrics.csv")
         self._skipped_in_a_row = 0
         self._drop_step = False
-        self._passes_here = 0
-        self._seconds_before = 0.0
-        self._started = time.perf_counter()
 
     # --- the optimiser ---
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        stem: list[Any] = [self.model.backbone.stem.conv.weight]  # type: ignore[union-attr]
-        classifier = list(self.model.get_classifier().parameters())
-        apart = {id(p) for p in (*stem, *classifier)}
-        rest = [p for p in self.model.parameters() if id(p) not in apart and p.requires_grad]
-        groups = [{"params": p, "lr": r} for p, r in zip((rest, stem, classifier), self._base_rates(), strict=True)]
-        return torch.optim.SGD(
-            groups, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
-        )
-
-    def _base_rates(self) -> tuple[float, float, float]:
-        """Of all but stem and classifier, of the stem, of the classifier."""
-        recipe = self.recipe
-        return recipe.lr, recipe.lr / recipe.stem_scale**2, recipe.lr * recipe.classifier_lr_scale
+        return create_optimizer(self.model, self.recipe)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps_per_epoch: int) -> None:
         """Everything the recipe says of the optimiser, for one step; whatever a checkpoint said before."""
-        recipe = self.recipe
-        factor, momentum = rate_and_momentum(recipe, epoch, step, steps_per_epoch)
-        for group, base in zip(optimizer.param_groups, self._base_rates(), strict=True):
-            group.update(
-                lr=factor * base, momentum=momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
-            )
-        self._rate = factor * recipe.lr
+        factor, momentum = rate_and_momentum(self.recipe, epoch, step, steps_per_epoch)
+        set_step(optimizer, self.recipe, factor, momentum)
+        self._rate = factor * self.recipe.lr
 
     # --- the step ---
 
     def on_train_start(self) -> None:
         require_same_start(self.trainer, self.device)
-        self._begin_clock()
-        self._seconds_before = self._seconds_of_checkpoint()
+        self.clock.begin()
+        if self.trainer.is_global_zero:
+            self.clock.enter(self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
-        self._begin_clock()
-
-    def _begin_clock(self) -> None:
-        self._started, self._passes_here = time.perf_counter(), 0
-
-    def _seconds_of_checkpoint(self) -> float:
-        """What the epoch that the run goes on within had taken."""
-        if self.folder is None or not self.trainer.is_global_zero or not (self.folder / TIMING).exists():
-            return 0.0
-        row = read_metrics(self.folder / TIMING).get(self.current_epoch, {})
-        return 0.0 if "val_seconds" in row else row.get("train_seconds", 0.0)
-
-    def _train_seconds(self) -> float:
-        return self._seconds_before + time.perf_counter() - self._started
+        self.clock.begin()
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         # All randomness of a step (crops, flips, dropout, noise, ties) follows from the seed and where the step is, so
@@ -132,7 +96,7 @@ class TrainingTask(EvaluationTask):
             balance = balance_loss(routing.dense, across_ranks=True)
             step_images = self._images_of_step(index, len(labels)) * self.trainer.world_size
             loss = loss + recipe.balance_weight / step_images * balance
-        self._passes_here += 1
+        self.clock.begin_pass()
         finite = loss.detach().isfinite()
         if not all_agree(finite):
             self._not_finite(inputs, index, here=not finite)
@@ -157,7 +121,7 @@ class TrainingTask(EvaluationTask):
         return int((passes - 1) * size + min(size, last))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._drop_step:  # without gradients SGD leaves weights and momentum alone
+        if self._drop_step:  # without gradients an optimiser leaves weights and its state alone
             optimizer.zero_grad(set_to_none=True)
         self._drop_step = False
 
@@ -194,8 +158,7 @@ class TrainingTask(EvaluationTask):
         )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        pass_images = self.recipe.batch_size / self.recipe.accumulate
-        self.speed = self._passes_here * pass_images / (time.perf_counter() - self._started)
+        self.clock.end_pass(self.recipe.batch_size / self.recipe.accumulate)
 
     def bar(self) -> dict[str, str]:
         """What the progress bar shows, of this rank's images."""
@@ -203,13 +166,13 @@ class TrainingTask(EvaluationTask):
             return {}
         means = self.totals.so_far()
         shown = {"loss": f"{means['train/loss']:.3f}", "error": f"{means['train/top1_error']:.1f} %"}
-        return shown | ({"images/s": f"{self.speed:,.0f}"} if math.isfinite(self.speed) else {})
+        speed = self.clock.speed
+        return shown | ({"images/s": f"{speed:,.0f}"} if math.isfinite(speed) else {})
 
     # --- the epoch ---
 
     def on_validation_epoch_start(self) -> None:
-        self._seconds = self._train_seconds()
-        self._seconds_before = 0.0
+        self.clock.end()
         self._reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -230,19 +193,11 @@ class TrainingTask(EvaluationTask):
 
     def on_train_epoch_end(self) -> None:
         self.log_dict({name: torch.tensor(value) for name, value in self.row.items()})
-        if self.folder is None or not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero:
             return
-        timing = {
-            "train_seconds": self._seconds,
-            "images_per_second": self.speed,
-            "val_seconds": self.result.seconds,
-        }
-        self._unwritten[self.current_epoch] = self.row
         try:
-            for epoch in sorted(self._unwritten):
-                log_epoch(self.folder / "metrics.csv", epoch, self._unwritten[epoch])
-            self._unwritten.clear()
-            log_epoch(self.folder / TIMING, self.current_epoch, timing)
+            self.rows.write(self.current_epoch, self.row)
+            self.clock.write(self.current_epoch, self.result.seconds)
         except WriteError as error:  # kept, and written after the next epoch
             warn(str(error))
 
@@ -253,9 +208,9 @@ class TrainingTask(EvaluationTask):
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         recipe = self.recipe
         over = epochs.processed == epochs.ready
-        if not over and self.folder is not None and self.trainer.is_global_zero:
+        if not over and self.trainer.is_global_zero:
             with suppress(WriteError):
-                log_epoch(self.folder / TIMING, self.current_epoch, {"train_seconds": self._train_seconds()})
+                self.clock.write_place(self.current_epoch)
         checkpoint["gmsop"] = {
             "model": describe(self.model),
             "recipe": recipe.to_dict(),

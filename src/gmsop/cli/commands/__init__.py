@@ -1,0 +1,1 @@
+"""The commands, a command a file, each with SUMMARY, EXAMPLE, `arguments` and `run`."""

@@ -1,0 +1,63 @@
+"""`gmsop data`: what is in a packed set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from gmsop.cli.printing import err, out
+from gmsop.errors import ConfigError
+
+SUMMARY = "Say what is in a packed set, or verify its checksums."
+EXAMPLE = "gmsop data inspect photos64"
+
+
+def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("action", choices=["inspect", "verify"], help="say what is in a set; or re-hash it")
+    parser.add_argument("path", type=str, help="packed set")
+    parser.add_argument(
+        "--sheet", type=str | None, help="inspect: PNG of random images; default: NAME.png beside the set"
+    )
+
+
+def run(args: Namespace) -> None:
+    from rich.table import Table
+
+    from gmsop.data import PackedDataset, contact_sheet, inspect_set
+    from gmsop.data.packed import read_meta, verify_checksums
+
+    path = Path(args.path)
+    if args.action == "verify" and args.sheet:
+        raise ConfigError("verify makes no sheet: --sheet goes with inspect")
+    meta = read_meta(path)
+    if args.action == "verify":
+        with err.status("hashing"):
+            for split in meta["splits"]:
+                PackedDataset(path, split, verify=False)  # files, shapes, labels
+            verify_checksums(path, meta)
+        out.print(f"{path}: both checksums are right, shapes and labels are as described", markup=False)
+        return
+    found = inspect_set(path, progress=True)
+    table = Table("split", "images", "per class: fewest", "median", "most", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for split, counts in found.class_counts.items():
+        ordered = sorted(counts)
+        table.add_row(split, *(f"{n:,}" for n in (sum(counts), ordered[0], ordered[len(counts) // 2], ordered[-1])))
+    size = meta["image_size"]
+    out.print(
+        f"{path}: {len(found.class_names)} classes, {size} x {size} pixels, {found.bytes / 1e6:,.1f} MB", markup=False
+    )
+    out.print(f"from {meta['source']}, filter {meta['filter']}\n", markup=False)
+    out.print(table)
+    for name, values in (("mean", found.rgb_mean), ("deviation", found.rgb_std)):
+        out.print(f"RGB {name}: {' '.join(f'{v:.2f}' for v in values)} (of 255, training images)")
+    if empty := [n for n, c in zip(found.class_names, found.class_counts.get("train", []), strict=False) if not c]:
+        out.print(f"classes without a training image: {', '.join(empty[:10])}", markup=False)
+    out.print(f"images of val that stand in train, too: {len(found.duplicates)}")
+    for train, val in found.duplicates[:10]:
+        out.print(f"  train {train} = val {val}")
+    named = path if path.name not in ("", "..") else path.resolve()
+    sheet = args.sheet or f"{named}.png"
+    contact_sheet(path, sheet, next(iter(meta["splits"])))
+    out.print(f"random images: {sheet}", markup=False)

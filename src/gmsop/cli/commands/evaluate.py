@@ -1,0 +1,75 @@
+"""`gmsop evaluate`: error rates of a model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from gmsop.cli.printing import device_count, out, print_result
+
+if TYPE_CHECKING:
+    from gmsop.data import FolderDataset, PackedDataset
+    from gmsop.models.classifier import PooledClassifier
+
+SUMMARY = "Measure a model's top-1 and top-5 error, each image counted once."
+EXAMPLE = "gmsop evaluate runs/gm_sop_4_2/model.safetensors --per_class --confusion confusion.csv"
+
+
+def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("checkpoint", type=str, help=".safetensors or .ckpt file")
+    parser.add_argument("--data", type=str | None, help="packed set or folder of images; default: the bundled sample")
+    parser.add_argument("--split", type=str, default="val", help="train or val")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--num_workers", type=int, default=0)
+    parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, 16-mixed or 64-true")
+    parser.add_argument("--devices", type=str, default="1", help="how many share the images, or auto")
+    ema = "false: of a .ckpt trained with ema_decay, take the weights as they were, not their average"
+    parser.add_argument("--ema", type=bool, default=True, help=ema)
+    parser.add_argument("--per_class", action="store_true", help="also print the error of each class")
+    parser.add_argument("--class_csv", type=str | None, help="write the error of each class to this file")
+    parser.add_argument("--confusion", type=str | None, help="write the confusion matrix to this CSV file")
+
+
+def run(args: Namespace) -> None:
+    from gmsop.engine.messages import is_first_process
+    from gmsop.evaluation.error_rates import evaluate
+    from gmsop.evaluation.tables import write_class_errors, write_confusion
+    from gmsop.weights.model_file import load_model
+
+    model = load_model(args.checkpoint, averaged=args.ema)
+    dataset = _dataset(args, model)
+    devices = device_count(args.devices)
+    result = evaluate(model, dataset, args.batch_size, args.num_workers, args.precision, True, devices)
+    if not is_first_process():
+        return
+    print_result(result)
+    out.print(f"{result.images / result.seconds:,.0f} images/s, reading included ({result.seconds:.1f} s)")
+    names = dataset.class_names
+    if args.per_class:
+        out.print("top-1 error per class:")
+        for name, error in zip(names, result.class_errors, strict=True):
+            out.print(f"  {error:6.2f} %  {name}", markup=False)
+    if args.class_csv:
+        write_class_errors(args.class_csv, names, result.confusion)
+        out.print(f"errors per class {args.class_csv}", markup=False)
+    if args.confusion:
+        write_confusion(args.confusion, names, result.confusion)
+        out.print(f"confusion matrix {args.confusion}: true class per row, answer per column", markup=False)
+
+
+def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | FolderDataset":
+    from gmsop.data import FolderDataset, PackedDataset, sample_path
+    from gmsop.data.preprocess import Preprocess
+    from gmsop.engine.messages import warn
+
+    path = Path(args.data or sample_path(progress=True))
+    cfg: dict[str, Any] = model.pretrained_cfg
+    if not path.is_dir() or (path / "meta.json").exists():
+        packed = PackedDataset(path, args.split)
+        if packed.image_size != cfg["input_size"][1]:
+            size = f"the images have {packed.image_size} pixels, the model is for {cfg['input_size'][1]}"
+            warn(f"{size}: a packed set is not resized")
+        return packed
+    how = Preprocess.of(cfg)
+    return FolderDataset(path, args.split, how.image_size, cfg.get("label_names"), how.filter_name)

@@ -1,0 +1,44 @@
+"""`gmsop predict`: classes of single images."""
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser, Namespace
+
+from gmsop.cli.printing import err, out
+from gmsop.errors import ConfigError
+
+SUMMARY = "Classify images, and tell which components the gate chose."
+EXAMPLE = "gmsop predict runs/gm_sop_4_2/model.safetensors photo.jpg"
+
+
+def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    parser.add_argument("checkpoint", type=str, help=".safetensors or .ckpt file")
+    parser.add_argument("images", nargs="+", type=str, help="image files")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to print")
+
+
+def run(args: Namespace) -> int:
+    from gmsop.errors import DataError
+    from gmsop.evaluation.prediction import predict
+    from gmsop.weights.model_file import load_model
+
+    if args.top < 1:
+        raise ConfigError(f"--top must be at least 1, got {args.top}")
+    model = load_model(args.checkpoint)
+    failed = 0
+    for path in args.images:
+        try:
+            prediction = predict(model, path, args.top)
+        except DataError as error:
+            err.print(f"gmsop: error: {error}", markup=False)
+            failed += 1
+            continue
+        out.print(path, markup=False)
+        for name, probability in prediction.classes:
+            out.print(f"  {100 * probability:6.2f} %  {name}", markup=False)
+        if prediction.components is not None:
+            chosen = ", ".join(f"{n} ({weight:.3f})" for n, weight in prediction.components)
+            out.print(f"  components (weight): {chosen}", markup=False)
+    if failed:
+        err.print(f"gmsop: {failed} of {len(args.images)} images could not be read")
+    return 1 if failed else 0

@@ -1,0 +1,178 @@
+"""`gmsop train`: training by a recipe."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from gmsop.cli.printing import device_count, free_folder, out, print_result
+from gmsop.errors import ConfigError
+from gmsop.runs.environment import read_starts
+
+if TYPE_CHECKING:
+    from gmsop.training.recipe import Recipe
+
+SUMMARY = "Train a model by a recipe; any of its values can be overridden."
+EXAMPLE = "gmsop train --recipe demo/gm_sop_4_2 --epochs 10 --lr 0.1 --model_args.top_k=3"
+
+DEFAULT_RECIPE = "demo/gm_sop_4_2"
+FOLDER = "GMSOP_RUN_FOLDER"
+"""Tells the processes that Lightning starts, by the same command line, which folder the first one chose."""
+
+
+def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    from gmsop.training.recipe import Recipe
+
+    parser.add_argument("--recipe", type=str, default=DEFAULT_RECIPE, help="name (see `gmsop recipes`) or YAML file")
+    parser.add_argument("--data", type=str | None, help="packed set; default: the bundled sample images")
+    parser.add_argument("--out", type=str | None, help="folder of the run; default: runs/RECIPE")
+    parser.add_argument("--resume", type=str | None, help="run folder, or its .ckpt file, to go on with")
+    parser.add_argument("--allow_changes", action="store_true", help="resume with another recipe or other data")
+    scale = "run the recipe shortened: its epochs, and all of its schedule, times this"
+    parser.add_argument("--scale", type=float | None, help=scale)
+    parser.add_argument("--devices", type=str, default="auto", help="processes here: a number, or auto (all GPUs)")
+    parser.add_argument("--num_nodes", type=int, default=1, help="machines")
+    parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda, mps or auto")
+    parser.add_argument(
+        "--wandb", type=str | None, help="log to this Weights & Biases project, too, and so when resumed"
+    )
+    parser.add_class_arguments(Recipe, as_group=True)
+    parser.set_defaults(_recipe_of(argv).to_dict())
+
+
+def _value_of(argv: Sequence[str], option: str) -> str | None:
+    """The value of an option that has to be known before the others are parsed; if it is given twice, the last."""
+    value = None
+    for i, word in enumerate(argv):
+        if word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+        elif word == option and i + 1 < len(argv):
+            value = argv[i + 1]
+    return value
+
+
+def _recipe_of(argv: Sequence[str]) -> "Recipe":
+    from gmsop.training.recipe import load_recipe
+
+    resume, name = _value_of(argv, "--resume"), _value_of(argv, "--recipe")
+    if resume and not name:
+        folder = _run_folder(resume)
+        if not (folder / "recipe.yaml").is_file():
+            raise ConfigError(f"--resume {resume}: {folder} is not the folder of a run (it has no recipe.yaml)")
+        name = str(folder / "recipe.yaml")
+    return load_recipe(name or DEFAULT_RECIPE)
+
+
+def _run_folder(resume: str) -> Path:
+    return Path(resume).parent if resume.endswith(".ckpt") else Path(resume)
+
+
+def run(args: Namespace) -> None:
+    from dataclasses import fields
+
+    from gmsop.data import sample_path
+    from gmsop.engine.messages import is_first_process
+    from gmsop.training.plan import started_again
+    from gmsop.training.recipe import Recipe
+    from gmsop.training.resume import RunComplete
+    from gmsop.training.run import train
+    from gmsop.training.run_files import WEIGHTS
+
+    recipe = Recipe(**{f.name: args[f.name] for f in fields(Recipe)})
+    first = is_first_process()
+    if args.scale is not None:
+        if args.resume:
+            raise ConfigError("--scale is for a new run; one that is resumed keeps its schedule")
+        recipe = recipe.scaled(args.scale)
+    if args.data is None:
+        args.data = _recorded_data(args.resume) if args.resume else None
+    if args.wandb is None and args.resume:
+        args.wandb = _recorded(args.resume, "wandb")
+    if args.data is None:
+        if first:
+            out.print("no --data: training on the bundled EuroSAT sample")
+        args.data = sample_path(progress=first)
+    folder = _folder(args, first)
+    weights = folder / WEIGHTS
+    weights_there = weights.exists()
+    if first:
+        out.print(f"{recipe.model}, {recipe.total_epochs} epochs -> {folder}", markup=False)
+    try:
+        done = train(
+            recipe,
+            args.data,
+            folder,
+            args.resume,
+            progress=True,
+            allow_changes=args.allow_changes,
+            devices=device_count(args.devices),
+            num_nodes=args.num_nodes,
+            accelerator=args.accelerator,
+            wandb=args.wandb,
+        )
+    except RunComplete as complete:
+        if weights_there and not started_again():
+            raise
+        if first:
+            out.print(f"{complete}\nweights {weights}", markup=False)
+        return
+    except BaseException as error:
+        if first and not args.out and not args.resume:
+            with suppress(OSError):  # it is kept if anything is in it
+                folder.rmdir()
+        if isinstance(error, KeyboardInterrupt) and not first:  # which the first one says
+            sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+        raise
+    if not first:
+        return
+    print_result(done.result)
+    out.print(
+        f"best epoch {done.best_epoch} of {recipe.total_epochs}: top-1 error {done.best_top1_error:.2f} %; "
+        f"{done.parameters:,} parameters, {done.seconds:.0f} s\n"
+        f"weights {weights}\ncurves  {folder / 'curves.png'}\n"
+        f"a page about it: gmsop report {folder}",
+        markup=False,
+    )
+
+
+def _folder(args: Namespace, first: bool) -> Path:
+    from gmsop.engine.trainer import by_torchrun
+
+    if args.out:
+        return Path(args.out)
+    if args.resume:
+        return _run_folder(args.resume)
+    if not first and (known := os.environ.get(FOLDER)):
+        return Path(known)
+    name = Path(args.recipe).with_suffix("").name
+    if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job must find its folder again, and all of its processes
+        return Path("runs") / f"{name}-{job}"
+    if args.num_nodes > 1 or by_torchrun() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError("several machines, torchrun and others that start processes need --out to agree on a folder")
+    folder = free_folder(Path("runs") / name)
+    os.environ[FOLDER] = str(folder)
+    return folder
+
+
+def _recorded_data(resume: str) -> str | None:
+    """The set that a run was started with, if its folder says so.
+
+    Raises:
+        ConfigError: it is not there any more.
+    """
+    data = _recorded(resume, "data")
+    if data is not None and not Path(data).is_dir():
+        raise ConfigError(f"--resume {resume}: its images were in {data}, which is not there any more; pass --data")
+    return data
+
+
+def _recorded(resume: str, what: str) -> str | None:
+    """What the run's last start was given, if its folder says so."""
+    starts = read_starts(_run_folder(resume) / "environment.json")
+    value = starts[-1].get(what) if starts else None
+    return None if value is None else str(value)

@@ -1,0 +1,53 @@
+"""What several commands print, and where to."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gmsop.errors import ConfigError
+from gmsop.utils.files import write_error
+
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+def print_result(result: Any) -> None:
+    """The errors of an `Evaluation`, and what its gate did."""
+    (low, high), (low5, high5) = result.top1_interval, result.top5_interval
+    out.print(
+        f"top-1 error {result.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f}), "
+        f"top-5 error {result.top5_error:.2f} % ({low5:.2f} to {high5:.2f}), "
+        f"cross-entropy {result.loss:.4f}, {result.images:,} images"
+    )
+    if result.usage is not None:
+        shares = " ".join(f"{100 * share:.1f}" for share in result.usage.load)
+        dead = f"; no image went to {', '.join(map(str, result.usage.dead))}" if result.usage.dead else ""
+        out.print(f"gate weight per component, %: {shares}{dead}")
+
+
+def free_folder(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`, ... if that exists already, as a new folder that nobody else has got.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    candidate, number = path, 2
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+        except OSError as error:
+            raise write_error(candidate, error) from error
+
+
+def device_count(devices: str) -> int | str:
+    """The option --devices: a number, or "auto"."""
+    if devices == "auto":
+        return devices
+    if not devices.isdecimal() or int(devices) < 1:
+        raise ConfigError(f"--devices must be a number from 1 on, or auto, got {devices!r}")
+    return int(devices)

@@ -1,0 +1,107 @@
+"""The authors' weights: a MatConvNet checkpoint, as their training saves it, to a gmsop model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gmsop.convert.matconvnet.identify import identify
+from gmsop.convert.matconvnet.layout import Arrays, state_from
+from gmsop.convert.matconvnet.matfile import read_variable
+from gmsop.errors import CheckpointError, GmsopError
+from gmsop.models import PooledClassifier, build_spec
+from gmsop.utils.files import digest
+
+MATCONVNET_MD5 = {
+    "cf9bcf22e416773052358870f7786e05": "gap_resnet18",
+    "b4c60d7955d93e6145071a5157e2a2af": "sr_sop_resnet18",
+    "f80738566ffe9cabb7a1e88ea6c79dcf": "gm_gap_16_8_resnet18",
+    "ae26d1ccf77a568ceccaa878acc4d230": "gm_gap_16_8_wrn36_2",
+    "6f0db9de2cbe233278ba8acca67a6f78": "gm_sop_16_8_resnet18",
+    "d89ea02e557d087622eb1ea617d516be": "gm_sop_16_8_wrn36_2",
+}
+"""MD5 of the six weights files the authors released."""
+
+
+def load_matconvnet(path: str | Path, dtype: torch.dtype = torch.float32) -> PooledClassifier:
+    """The model a MatConvNet checkpoint holds, in evaluation mode.
+
+    Which of the official models it is, and all its widths, are read from the arrays; top-K, the number of iterations
+    and the dropout rate from the layers' settings. Running variances are sigma^2 - eps, computed in double precision:
+    with `dtype=torch.float64` the model agrees with the authors' code to rounding. `model.pretrained_cfg` says how
+    images are prepared (`mean` and `std` in timm's units: pixels minus the file's RGB mean, undivided), and under
+    `source` which file it came from: its MD5, and whether that is one the authors published.
+
+    Args:
+        path: `net-epoch-*.mat`, v5 to v7.3.
+        dtype: of the model's parameters.
+
+    Raises:
+        CheckpointError: no such file; damaged; not a GM-SOP network; a parameter missing, left over or of a wrong
+            shape, named.
+    """
+    net = read_variable(path, "net")
+    try:
+        params = _params(path, net)
+        model = build_spec(identify(params, _settings(net))).to(dtype)
+        model.load_state_dict(state_from(model, params))
+        _describe_input(model, path, net)
+    except GmsopError as error:
+        text = str(error)
+        raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not what MatConvNet saves of a GM-SOP network ({error!r})") from error
+    return model.eval()
+
+
+def _params(path: str | Path, net: Any) -> Arrays:
+    rows = net.get("params") if isinstance(net, dict) else None
+    rows = [rows] if isinstance(rows, dict) else rows
+    if (
+        not isinstance(rows, list)
+        or not rows
+        or not all(isinstance(row, dict) and {"name", "value"} <= set(row) for row in rows)
+    ):
+        raise CheckpointError(
+            f"{path}: `net` holds no list of named parameters. Expected the struct that MatConvNet's DagNN saves "
+            "(`net = net.saveobj(); save(file, 'net')`)"
+        )
+    return {_text(row["name"]): np.asarray(row["value"]) for row in rows}
+
+
+_SETTINGS = (("top_k", "topk", int), ("num_iters", "iterNum", int), ("drop_rate", "rate", float))
+
+
+def _settings(net: Any) -> dict[str, Any]:
+    """What the layers say and the parameters do not: top_k, num_iters, drop_rate."""
+    layers = net.get("layers") if isinstance(net, dict) else None
+    layers = [layers] if isinstance(layers, dict) else layers
+    found: dict[str, Any] = {}
+    for layer in layers if isinstance(layers, list) else []:
+        block = layer.get("block")
+        if isinstance(block, dict):
+            for ours, theirs, kind in _SETTINGS:
+                if theirs in block and np.size(block[theirs]) == 1:
+                    found[ours] = kind(np.asarray(block[theirs]).item())
+    return found
+
+
+def _describe_input(model: PooledClassifier, path: str | Path, net: Any) -> None:
+    md5 = digest(path, "md5")
+    cfg: dict[str, Any] = {"source": {"file": Path(path).name, "md5": md5, "published": MATCONVNET_MD5.get(md5)}}
+    meta = net.get("meta")
+    normalization = meta.get("normalization", {}) if isinstance(meta, dict) else {}
+    mean = np.asarray(normalization.get("averageImage", []), np.float64)
+    if mean.ndim > 2:  # an average image rather than one colour
+        mean = mean.mean((0, 1))
+    if mean.size == model.in_chans:
+        cfg |= {"mean": tuple(float(v) / 255 for v in mean.flatten()), "std": (1 / 255,) * mean.size}
+    size = np.asarray(normalization.get("imageSize", []), np.float64).flatten()
+    if size.size >= 2:
+        cfg["input_size"] = (model.in_chans, int(size[0]), int(size[1]))
+    model.pretrained_cfg.update(cfg, num_classes=model.num_classes)
+
+
+def _text(name: Any) -> str:
+    return name if isinstance(name, str) else "".join(map(chr, np.asarray(name).flatten().astype(int)))

@@ -1,0 +1,1 @@
+"""What makes packed sets, a source a file."""

@@ -1,0 +1,178 @@
+"""The authors' `imdb.mat` (MatConvNet's image database), to a packed set."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmsop.data.packed import SPLITS
+from gmsop.data.prepare.options import WriteOptions
+from gmsop.data.prepare.registry import register_source
+from gmsop.data.writer import PackedWriter
+from gmsop.errors import ConfigError, DataError
+from gmsop.utils.files import digest
+from gmsop.utils.progress import progress_bar
+
+IMDB_MD5 = "fe50ac93f74744b970b3102e14e69768"
+"""MD5 of the authors' ImageNet-64 `imdb.mat`, 13 GB."""
+
+ROWS = 4096
+"""Images converted at a time."""
+
+
+class _Imdb(NamedTuple):
+    total: int
+    size: tuple[int, int]
+    """Height and width."""
+    read: Callable[[int, int], NDArray[np.uint8]]
+    """Images first to last (exclusive), (k, S, S, 3)."""
+    labels: NDArray[Any]
+    set: NDArray[Any]
+    rgb_mean: list[float] | None
+
+
+@register_source("imdb", "the authors' imdb.mat")
+def pack_imdb(
+    source: str | Path,
+    path: str | Path,
+    class_names: str | Path | Sequence[str] | None = None,
+    md5: bool = False,
+    options: WriteOptions | None = None,
+) -> None:
+    """Pack `images/data` of `source`: those of `images/set` 1 to train, of 2 to val, the rest left out.
+
+    MATLAB v7.3 (HDF5) files are streamed, 4096 images at a time; older ones, which cannot hold more than 2 GB, are
+    read whole. Labels become 0-based. `meta/rgbMean` is kept in the description as `source_rgb_mean`.
+
+    Args:
+        class_names: of labels 1, 2, ...; or a file with one a line. The file has none: their numbers if not given.
+        md5: refuse a file whose MD5 is not that of the published 13 GB ImageNet-64 file. Reads it whole, once.
+
+    Raises:
+        DataError: no such file; not an imdb; arrays of other shapes than described; labels beyond the class names;
+            another MD5.
+        WriteError: no space, no permission.
+    """
+    how = options or WriteOptions()
+    known = _names_in(class_names) if isinstance(class_names, str | Path) else class_names
+    source = Path(source)
+    if not source.is_file():
+        raise DataError(f"{source}: {'a folder, name the file in it' if source.is_dir() else 'no such file'}")
+    if md5 and (found := digest(source, "md5")) != IMDB_MD5:
+        raise DataError(f"{source}: MD5 {found}, the authors' ImageNet-64 file has {IMDB_MD5}")
+    with ExitStack() as stack:
+        imdb = _open(source, stack)
+        labels = _numbers(source, "images/labels", imdb.labels, imdb.total) - 1
+        where = _numbers(source, "images/set", imdb.set, imdb.total)
+        if imdb.size[0] != imdb.size[1]:
+            raise DataError(f"{source}: images of {imdb.size[0]} x {imdb.size[1]} pixels are not square")
+        rows = {split: np.flatnonzero(where == number) for number, split in enumerate(SPLITS, 1)}
+        if not len(rows["train"]):
+            raise DataError(f"{source}: no image has images/set 1, none is left to train on")
+        used = np.concatenate(list(rows.values()))
+        if labels[used].min() < 0:
+            raise DataError(f"{source}: labels start at {labels[used].min() + 1}, expected 1")
+        if known is None and labels[used].max() >= len(used):
+            raise DataError(
+                f"{source}: labels run to {labels[used].max() + 1} for {len(used)} images: no class numbers"
+            )
+        names = list(known or [str(i + 1) for i in range(labels[used].max() + 1)])
+        counts = {split: len(index) for split, index in rows.items()}
+        extra = {"source_rgb_mean": imdb.rgb_mean} if imdb.rgb_mean else {}
+        writer = stack.enter_context(
+            PackedWriter(
+                path, imdb.size[0], counts, names, str(source), "as in the source", how.overwrite, extra, how.progress
+            )
+        )
+        bar = stack.enter_context(progress_bar(how.progress))
+        for split, index in rows.items():
+            task = bar.add_task(f"packing {split}", total=imdb.total)
+            for start in range(0, imdb.total, ROWS):
+                stop = min(start + ROWS, imdb.total)
+                wanted = index[(index >= start) & (index < stop)]
+                if len(wanted):
+                    writer.add_batch(_read(source, imdb, start, stop)[wanted - start], labels[wanted], split)
+                bar.advance(task, stop - start)
+
+
+def _names_in(file: str | Path) -> list[str]:
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error})") from error
+
+
+def _read(source: Path, imdb: _Imdb, start: int, stop: int) -> NDArray[np.uint8]:
+    try:
+        return imdb.read(start, stop)
+    except (OSError, RuntimeError) as error:  # h5py's, which name no file
+        raise DataError(f"{source}: images {start} to {stop} are damaged ({error})") from error
+
+
+def _open(source: Path, stack: ExitStack) -> _Imdb:
+    import h5py
+
+    try:
+        if h5py.is_hdf5(source):
+            return _hdf5(source, stack.enter_context(h5py.File(source)))
+        return _matlab5(source)
+    except DataError:
+        raise
+    except Exception as error:  # scipy and h5py raise all kinds for a damaged file
+        raise DataError(f"{source}: truncated, or not an imdb.mat ({type(error).__name__}: {error})") from error
+
+
+def _hdf5(source: Path, file: Any) -> _Imdb:
+    _require(source, [name for name in ("images/data", "images/labels", "images/set") if name not in file])
+    data = file["images/data"]
+    if data.ndim != 4 or data.shape[1] != 3 or data.dtype != np.uint8:
+        raise DataError(f"{source}: images/data should be uint8 (n, 3, W, H), found {data.dtype} {data.shape}")
+    # HDF5 shows MATLAB's axes from last to first: (n, channel, column, row).
+    return _Imdb(
+        data.shape[0],
+        (data.shape[3], data.shape[2]),
+        lambda start, stop: data[start:stop].transpose(0, 3, 2, 1),
+        file["images/labels"][()],
+        file["images/set"][()],
+        file["meta/rgbMean"][()].ravel().tolist() if "meta/rgbMean" in file else None,
+    )
+
+
+def _matlab5(source: Path) -> _Imdb:
+    import scipy.io
+
+    content = scipy.io.loadmat(source, squeeze_me=False, struct_as_record=True)
+    fields = (
+        {f"images/{n}": content["images"][0, 0][n] for n in content["images"].dtype.names}
+        if "images" in content
+        else {}
+    )
+    _require(source, [name for name in ("images/data", "images/labels", "images/set") if name not in fields])
+    data = fields["images/data"]
+    if data.ndim != 4 or data.shape[2] != 3 or data.dtype != np.uint8:
+        raise DataError(f"{source}: images.data should be uint8 (H, W, 3, n), found {data.dtype} {data.shape}")
+    meta = content["meta"][0, 0] if "meta" in content else None
+    has_mean = meta is not None and "rgbMean" in (meta.dtype.names or ())
+    return _Imdb(
+        data.shape[3],
+        (data.shape[0], data.shape[1]),
+        lambda start, stop: data[..., start:stop].transpose(3, 0, 1, 2),
+        fields["images/labels"],
+        fields["images/set"],
+        meta["rgbMean"].ravel().astype(float).tolist() if meta is not None and has_mean else None,
+    )
+
+
+def _require(source: Path, missing: list[str]) -> None:
+    if missing:
+        raise DataError(f"{source}: not an imdb.mat, it lacks {', '.join(missing)}")
+
+
+def _numbers(source: Path, name: str, values: NDArray[Any], count: int) -> NDArray[np.int64]:
+    flat = np.asarray(values).ravel()
+    if len(flat) != count or flat.dtype.kind not in "iuf" or not (np.isfinite(flat) & (flat == np.floor(flat))).all():
+        raise DataError(f"{source}: {name} should be {count} whole numbers, found {flat.dtype} {np.shape(values)}")
+    return flat.astype(np.int64)

@@ -1,0 +1,60 @@
+"""How images become a model's input, in one place: for training, evaluation, prediction, report and benchmarks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmsop.data.images import FILTERS, decode_rgb
+from gmsop.errors import DataError
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Turns files into uint8 pixels and these into input. `mean` and `std` are in timm's units, shares of white."""
+
+    image_size: int
+    """S: images are resized to S x S pixels, their aspect ratio ignored."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    filter_name: str = "box"
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any]) -> "Preprocess":
+        """What a model's `pretrained_cfg` says. A filter that is not one of gmsop's becomes box."""
+        filter_name = cfg.get("interpolation")
+        return cls(
+            int(cfg["input_size"][1]),
+            tuple(cfg["mean"]),
+            tuple(cfg["std"]),
+            str(filter_name) if filter_name in FILTERS else "box",
+        )
+
+    def read(self, path: str | Path) -> NDArray[np.uint8]:
+        """One image file as (S, S, 3) uint8.
+
+        Raises:
+            DataError: the file cannot be read as an image; the text names it.
+        """
+        try:
+            return decode_rgb(Path(path), self.image_size, self.filter_name)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def input(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Pixels (b, H, W, C) uint8, on any device, to a model's input (b, C, H, W)."""
+        mean, std = (_in_pixels(values, dtype, images.device) for values in (self.mean, self.std))
+        return images.to(dtype).sub_(mean).div_(std).permute(0, 3, 1, 2)
+
+
+@lru_cache(16)
+def _in_pixels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Shares of white as pixel values; made once, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor([255 * v for v in values], dtype=dtype, device=device)

@@ -1,0 +1,125 @@
+"""Lightning's Trainer as gmsop uses it: quiet, reproducible on a CPU, with a progress bar when asked."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.plugins import MixedPrecision
+
+from gmsop.errors import ConfigError
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+LOGGER = logging.getLogger("lightning.pytorch")
+
+
+@contextmanager
+def settings_as_before() -> Iterator[None]:
+    """Undo at the end what a Trainer, and `make_trainer`, set for the whole process: deterministic operation, the
+    filters of warnings and the level of Lightning's logger.
+
+    Meanwhile uninitialised memory is not filled, as it would be in deterministic operation: everything of gmsop's is
+    written before it is read, and filling it costs a training step on a CPU 5 to 15 %.
+    """
+    enabled = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fills, workspace = memory.fill_uninitialized_memory, os.environ.get(WORKSPACE)
+    level = LOGGER.level
+    memory.fill_uninitialized_memory = False
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        LOGGER.setLevel(level)
+        memory.fill_uninitialized_memory = fills
+        torch.use_deterministic_algorithms(enabled, warn_only=only_warns)
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
+
+
+def make_trainer(
+    progress: bool,
+    callbacks: list[Any] | None = None,
+    devices: int | str = "auto",
+    num_nodes: int = 1,
+    **options: Any,
+) -> Trainer:
+    """A Trainer on whatever accelerator there is. On a CPU every operation is deterministic. That, the quiet logger and
+    six filters of Lightning's warnings are settings of the whole process: see `settings_as_before`.
+
+    In a process that `torchrun` has started, `devices` and `num_nodes` are what it says.
+
+    Raises:
+        ConfigError: devices that are not there.
+    """
+    devices, num_nodes = _launched(devices, num_nodes)
+    LOGGER.setLevel(logging.WARNING)
+    # Reading uint8 pages of a memory map costs less than passing them between processes.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec, LeafSpec).*")
+    # gmsop's own loader enters an epoch where the checkpoint left it.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # On several processes: what is logged counts all of them already, and 1x1 weights have strides of no meaning.
+    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    callbacks = list(callbacks or [])
+    bar = progress and sys.stdout.isatty()  # in a log file every refresh would be a line
+    if bar:
+        callbacks.append(_ProgressBar(leave=False))
+    options.setdefault("logger", False)
+    if options.get("precision") == "16-mixed" and _on_cpu(options.get("accelerator", "auto")):
+        # Lightning itself would take bfloat16 instead; PyTorch has float16 there, fast enough for evaluation.
+        del options["precision"]
+        options["plugins"] = [*options.get("plugins", []), MixedPrecision("16-mixed", "cpu")]
+    try:
+        return Trainer(
+            callbacks=callbacks,
+            devices=devices,
+            num_nodes=num_nodes,
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            deterministic=_on_cpu(options.get("accelerator", "auto")),
+            use_distributed_sampler=False,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            **options,
+        )
+    except (MisconfigurationException, ValueError) as error:  # an accelerator that is not there, too many devices
+        raise ConfigError(f"this machine cannot do that: {error}") from error
+
+
+def _on_cpu(accelerator: str) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+
+
+def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
+    """Processes per machine and machines: what `torchrun` says, if it has started this one."""
+    here, everywhere = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("WORLD_SIZE")
+    if here and everywhere and by_torchrun():
+        return int(here), int(everywhere) // int(here)
+    return devices, num_nodes
+
+
+def by_torchrun() -> bool:
+    """Whether `torchrun` has started this process; inside a Slurm job its numbers count, not Slurm's."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+class _ProgressBar(TQDMProgressBar):
+    """Counts epochs from 1, as the lines above it do, and shows what the task's `bar` says."""
+
+    def get_metrics(self, trainer: Trainer, task: Any) -> Any:
+        return task.bar() if hasattr(task, "bar") else {}
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")

@@ -1,0 +1,184 @@
+"""Error rates of a model on a set, and what its gate does there."""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torchmetrics import SumMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from gmsop.data import FolderDataset, PackedDataset, val_loader
+from gmsop.data.preprocess import Preprocess
+from gmsop.engine.precision import PRECISIONS
+from gmsop.engine.trainer import make_trainer, settings_as_before
+from gmsop.errors import ConfigError, DataError
+from gmsop.evaluation.intervals import wilson_interval
+from gmsop.evaluation.usage import GateUsage, Usage
+from gmsop.models.classifier import PooledClassifier
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Errors in percent."""
+
+    images: int
+    top1_error: float
+    top5_error: float
+    loss: float
+    class_errors: list[float]
+    """Top-1 error per class; NaN for a class without images."""
+    confusion: Tensor = field(compare=False, repr=False)
+    """(classes, classes), int64: images by true class (row) and by the model's answer (column)."""
+    usage: Usage | None = field(compare=False, repr=False)
+    """What the gate did per class, or None without a gate."""
+    seconds: float = field(default=math.nan, compare=False)
+    """Wall-clock time of all batches, reading included."""
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the top-1 error."""
+        return wilson_interval(self.top1_error, self.images)
+
+    @property
+    def top5_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the top-5 error."""
+        return wilson_interval(self.top5_error, self.images)
+
+
+class EvaluationTask(LightningModule):
+    """Counts errors over whole sets, on any number of ranks. Batches: images (b, S, S, 3) uint8, labels (b,)."""
+
+    def __init__(self, model: PooledClassifier) -> None:
+        super().__init__()
+        self.model = model
+        classes = model.num_classes
+        if classes < 1:
+            raise ConfigError("the model has no classifier (num_classes = 0): there is nothing to evaluate")
+        # Labels are checked where sets are opened; here a check would stop a GPU at every batch.
+        self.confusion = MulticlassConfusionMatrix(max(2, classes), validate_args=False)
+        self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False)
+        self.total_loss = SumMetric(nan_strategy=math.inf)  # or a loss that is NaN would not count
+        self.usage = None if model.gate is None else GateUsage(classes, model.gate.num_components)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (b, S, S, 3) to the model's input (b, 3, S, S), as `model.pretrained_cfg` says."""
+        return Preprocess.of(self.model.pretrained_cfg).input(images, next(self.model.parameters()).dtype)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits, routing = self.model(self.prepare(images), return_routing=True)
+        scores = logits.float()
+        self.confusion.update(scores, labels)
+        self.top5.update(scores, labels)
+        self.total_loss.update(nn.functional.cross_entropy(scores, labels, reduction="none"))
+        if self.usage is not None:
+            self.usage.update(routing, labels)
+
+    def _reset(self) -> None:
+        for metric in (self.confusion, self.top5, self.total_loss, self.usage):
+            if metric is not None:
+                metric.reset()
+        self._evaluation_started = time.perf_counter()
+
+    def _result(self) -> Evaluation:
+        """Over all ranks; every rank must call it."""
+        confusion = self.confusion.compute().cpu()
+        right, count = confusion.diagonal(), confusion.sum(1)
+        usage = None if self.usage is None else self.usage.compute()
+        return Evaluation(
+            images=int(count.sum()),
+            top1_error=100 * (1 - int(right.sum()) / int(count.sum())),
+            top5_error=100 * (1 - self.top5.compute().item()),
+            loss=self.total_loss.compute().item() / int(count.sum()),
+            class_errors=[
+                100 * (1 - r / n) if n else math.nan for r, n in zip(right.tolist(), count.tolist(), strict=True)
+            ],
+            confusion=confusion,
+            usage=usage,
+            seconds=time.perf_counter() - self._evaluation_started,
+        )
+
+    def on_test_epoch_start(self) -> None:
+        self._reset()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.result = self._result()
+
+
+def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset) -> None:
+    """Refuse a set the model cannot be judged on.
+
+    Raises:
+        DataError: another number of classes, other names of them, colour images for a model of other channels, or no
+            images.
+    """
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.path}: the split {dataset.split!r} has no images")
+    if len(dataset.class_names) < 2:
+        raise DataError(f"{dataset.path} has a single class: there is nothing to tell apart")
+    if len(dataset.class_names) != model.num_classes:
+        raise DataError(
+            f"{dataset.path} has {len(dataset.class_names)} classes, the model tells {model.num_classes} apart"
+        )
+    known = model.pretrained_cfg.get("label_names")
+    if known and known != dataset.class_names:
+        ours, theirs = next((a, b) for a, b in zip(known, dataset.class_names, strict=True) if a != b)
+        raise DataError(f"{dataset.path} has a class {theirs!r} where the model knows {ours!r}: its classes are others")
+    if model.in_chans != 3:
+        raise DataError(f"{dataset.path} holds RGB images, the model takes {model.in_chans} channels")
+
+
+@settings_as_before()
+def evaluate(
+    model: PooledClassifier,
+    dataset: PackedDataset | FolderDataset,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    precision: str = "32-true",
+    progress: bool = False,
+    devices: int | str = 1,
+) -> Evaluation:
+    """Top-1 and top-5 error of `model` on every image of `dataset`, each counted once, single centre view.
+
+    Args:
+        batch_size: images at a time on each device.
+        precision: one of `PRECISIONS`, as Lightning's Trainer names them.
+        devices: how many of them share the images; "auto": all there are.
+
+    Raises:
+        DataError: see `require_fit`.
+        ConfigError: the model has no classifier; a batch size, number of processes or precision that cannot be.
+    """
+    require_fit(model, dataset)
+    if batch_size < 1 or num_workers < 0:
+        raise ConfigError(f"batch_size {batch_size} and num_workers {num_workers}: must be at least 1 and 0")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    task = EvaluationTask(model)
+    trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
+    require_share(dataset, trainer.world_size)
+    loader = val_loader(dataset, batch_size, num_workers, trainer.world_size, trainer.global_rank)
+    first = next(model.parameters())
+    device, dtype = first.device, first.dtype
+    try:
+        trainer.test(task, loader, verbose=False)
+    finally:
+        model.to(device, dtype)  # Lightning leaves it on the CPU, and in the precision that it evaluated in
+    return task.result
+
+
+def require_share(dataset: PackedDataset | FolderDataset, ranks: int) -> None:
+    """Refuse a set of fewer images than there are processes to share them: one without any would wait for ever.
+
+    Raises:
+        DataError: there are.
+    """
+    if len(dataset) < ranks:
+        raise DataError(
+            f"{dataset.path}: {len(dataset)} images of {dataset.split!r} cannot be shared by {ranks} devices"
+        )

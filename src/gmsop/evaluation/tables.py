@@ -1,0 +1,42 @@
+"""Confusion matrices and errors per class as CSV files."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gmsop.utils.files import writing
+
+
+def write_confusion(path: str | Path, names: Sequence[str], confusion: Tensor) -> None:
+    """The matrix (classes, classes) with a header: a row per true class, a column per answer.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    _write_rows(path, ["class", *names], ([n, *row] for n, row in zip(names, confusion.tolist(), strict=True)))
+
+
+def write_class_errors(path: str | Path, names: Sequence[str], confusion: Tensor) -> None:
+    """Per class its images, how many were told wrong, the top-1 error in percent, and what it was taken for most.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    rows: list[list[Any]] = []
+    for i, (name, counts) in enumerate(zip(names, confusion, strict=True)):
+        images, right = int(counts.sum()), int(counts[i])
+        others = counts.clone()
+        others[i] = 0
+        mistaken = names[int(others.argmax())] if images > right else ""
+        rows.append([name, images, images - right, f"{100 * (1 - right / images):.2f}" if images else "", mistaken])
+    _write_rows(path, ["class", "images", "errors", "top1_error", "most_often_taken_for"], rows)
+
+
+def _write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,37 @@
+"""Who observes a call of an operator: a compiler, an exporter, a tracer, a transform of `torch.func`, or nobody."""
+
+import torch
+from torch import Tensor
+
+from gmsop.ops.torch_private import has_tangent, is_exporting, is_transformed, only_usual_dispatch_keys
+
+__all__ = ["is_decomposed", "is_exporting", "is_plain_inference", "is_tracing", "is_transformed"]
+
+
+def is_decomposed(*inputs: Tensor) -> bool:
+    """Whether to run the plain PyTorch formula in place of a custom operator.
+
+    Three callers cannot use our custom operators: `torch.export`, whose file must run where gmsop is not installed;
+    `torch.func`, for whose transforms they have no rules; and forward-mode differentiation, which would get no tangent
+    and no error.
+    """
+    return is_exporting() or is_transformed() or has_tangent(*inputs)
+
+
+def is_tracing() -> bool:
+    """Whether `torch.jit.trace` records the call, whose record must not depend on what the example is like."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+
+
+def is_plain_inference(*inputs: Tensor) -> bool:
+    """Whether nothing observes the call: no compiler, tracer, profiler mode, functorch transform, tensor subclass.
+
+    Then calling the CPU function directly gives the same result, and saves the tenth of a millisecond that PyTorch's
+    dispatcher takes, which counts for one image. When in doubt: False.
+    """
+    if torch.compiler.is_compiling() or any(type(x) not in _CLASSES or x.device.type != "cpu" for x in inputs):
+        return False
+    return only_usual_dispatch_keys()
+
+
+_CLASSES = (Tensor, torch.nn.Parameter)

@@ -1,0 +1,1 @@
+"""The folder that a training run leaves: its files, figures, environment and curves."""

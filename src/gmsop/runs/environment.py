@@ -1,0 +1,90 @@
+"""On what, with what, and from which sources a run was started: `environment.json`, one entry per start."""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gmsop.utils.files import writing
+
+KINDS = {"time": str, "command": list, "machine": str, "processor": str, "threads": int, "gpus": list, "python": str,
+         "packages": dict, "data": str, "processes": int}  # fmt: skip
+"""Of an entry's values, but for those that may be None."""
+PACKAGES = ("gmsop", "torch", "torchvision", "lightning", "timm", "triton", "numpy")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Hardware, versions, the command, and the git states of the working directory and of gmsop's own files."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "machine": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "git": _git_state(Path.cwd()),
+        "gmsop_git": _git_state(Path(__file__).parent, tracked=Path(__file__).name),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path, tracked: str = "") -> dict[str, Any] | None:
+    """Commit, and whether files differ from it; None outside a repository, or without git, or if the repository does
+    not hold the file `tracked`: an installed package may lie in somebody else's."""
+    asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
+    if tracked:
+        asked.append(["ls-files", "--error-unmatch", tracked])
+    try:
+        commit, changes, *_ = (
+            subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10).stdout
+            for words in asked
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "changed": [line[3:] for line in changes.splitlines()]}
+
+
+def note_start(file: Path, **more: Any) -> None:
+    """Add an entry, for this start of the run.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    with writing(file) as temporary:
+        temporary.write_text(json.dumps([*read_starts(file), describe_environment() | more], indent=1))
+
+
+def read_starts(file: Path) -> list[dict[str, Any]]:
+    """The entries, oldest first, without those that are not as `note_start` writes them; none of a damaged file."""
+    try:
+        entries = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if _is_start(entry)] if isinstance(entries, list) else []
+
+
+def _is_start(entry: Any) -> bool:
+    kinds = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
+    return all(kinds.get(key) is kind for key, kind in KINDS.items())

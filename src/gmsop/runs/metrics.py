@@ -1,0 +1,69 @@
+"""What a run leaves as CSV, a row per epoch: `metrics.csv`, and `timing.csv` beside it."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from gmsop.errors import DataError
+from gmsop.utils.files import write_error, writing
+
+Epochs = dict[int, dict[str, float]]
+
+
+def read_metrics(path: str | Path) -> Epochs:
+    """Epoch (from 0) to the values logged in it.
+
+    Raises:
+        OSError: no such file.
+        DataError: damaged.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        try:
+            rows = csv.DictReader(file)
+            if "epoch" not in (rows.fieldnames or ()):
+                raise ValueError("no column epoch")
+            return {int(row["epoch"]): {k: float(v) for k, v in row.items() if k != "epoch" and v} for row in rows}
+        except (ValueError, TypeError, AttributeError, csv.Error) as error:
+            raise DataError(f"{path}: damaged ({error})") from error
+
+
+def total_seconds(timing: Epochs) -> float:
+    """Of training and validation, of all epochs in a run's `timing.csv`."""
+    return sum(row.get("train_seconds", 0) + row.get("val_seconds", 0) for row in timing.values())
+
+
+def set_aside_damaged(path: Path) -> Path | None:
+    """The new name of a CSV file that cannot be read, if it could not: its place is free then.
+
+    Raises:
+        WriteError: it cannot be renamed.
+    """
+    try:
+        read_metrics(path)
+        return None
+    except FileNotFoundError:
+        return None
+    except DataError:
+        aside = path.with_name(f"{path.stem}-damaged{path.suffix}")
+    try:
+        return path.replace(aside)
+    except OSError as error:
+        raise write_error(aside, error) from error
+
+
+def log_epoch(path: str | Path, epoch: int, values: Mapping[str, float]) -> None:
+    """Write the row of `epoch`. Later rows, of a run that was stopped and is resumed from before them, go.
+
+    The file is replaced whole: a crash leaves the old one or the new one.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    path = Path(path)
+    rows: Epochs = read_metrics(path) if path.exists() else {}
+    rows = {e: row for e, row in rows.items() if e < epoch} | {epoch: dict(values)}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["epoch", *names])
+        writer.writeheader()
+        writer.writerows({"epoch": e, **row} for e, row in sorted(rows.items()))

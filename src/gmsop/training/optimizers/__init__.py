@@ -1,0 +1,5 @@
+"""The optimisers that gmsop knows well, an optimiser a file. timm's others work by their names there."""
+
+from gmsop.training.optimizers.registry import OPTIMIZERS, Optimizer, register_optimizer
+
+__all__ = ["OPTIMIZERS", "Optimizer", "register_optimizer"]

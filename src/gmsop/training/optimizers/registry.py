@@ -1,0 +1,39 @@
+"""What an optimiser says of itself, and the register of optimisers by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gmsop.training.recipe import Recipe
+from gmsop.utils.registry import Registry
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimiser, which timm builds, and what a recipe means to it."""
+
+    name: str
+    timm_name: str
+    """What `timm.optim` calls it."""
+    settings: Callable[[Recipe, float], dict[str, Any]]
+    """`settings(recipe, momentum)`: values of a parameter group for one step, besides rate and weight decay."""
+    rescaled: Callable[[float, float, float], tuple[float, float]] | None
+    """`rescaled(rate, weight_decay, scale)`: rate and weight decay with which filters divided by `scale` learn the same
+    function as whole ones on inputs divided by it; None: it is not known how."""
+
+
+OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", "gmsop.training.optimizers")
+
+
+def register_optimizer(
+    name: str,
+    timm_name: str,
+    settings: Callable[[Recipe, float], dict[str, Any]],
+    rescaled: Callable[[float, float, float], tuple[float, float]] | None,
+) -> None:
+    """Enter an optimiser: see `Optimizer` for what it says of itself.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    OPTIMIZERS.add(name, Optimizer(name, timm_name, settings, rescaled))

@@ -1,0 +1,126 @@
+"""The plan of a run: what is trained on what, into which folder, from which checkpoint; checked, nothing written."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from gmsop.data import PackedDataset
+from gmsop.engine.messages import is_first_process
+from gmsop.errors import ConfigError, DataError
+from gmsop.evaluation.error_rates import require_fit
+from gmsop.models import PooledClassifier
+from gmsop.training.checkpoints import LAST, has_checkpoint
+from gmsop.training.model import fresh_model
+from gmsop.training.optimizer import optimizer_of
+from gmsop.training.recipe import Recipe
+from gmsop.training.resume import RunComplete, fingerprint, open_checkpoint
+from gmsop.training.run_files import WEIGHTS, finish_folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    recipe: Recipe
+    out: Path
+    """The run's folder."""
+    train_set: PackedDataset
+    val_set: PackedDataset
+    model: PooledClassifier
+    """Fresh, as the recipe and the set ask for it."""
+    path: Path | None
+    """The checkpoint to go on from."""
+    checkpoint: dict[str, Any] | None
+    """Its content."""
+    images: str
+    """Fingerprint of the training set."""
+
+    @property
+    def has_other_data(self) -> bool:
+        """Whether the run goes on with other images than before."""
+        return self.checkpoint is not None and bool(self.checkpoint["gmsop"]["data"] != self.images)
+
+
+def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_changes: bool, show: bool) -> Plan:
+    """Check everything that can be known before a trainer is there, and seed the run.
+
+    Args:
+        show: say what it is trained on.
+
+    Raises:
+        ConfigError, RunComplete, DataError, CheckpointError, WriteError: see `gmsop.training.run.train`.
+    """
+    recipe.check()
+    optimizer_of(recipe)
+    first = is_first_process()
+    resume = _where_to_go_on(out, resume, show)
+    train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
+    _require_trainable(train_set, recipe)
+    pl.seed_everything(recipe.seed, verbose=False)
+    model = fresh_model(recipe, train_set)
+    if show:
+        print(f"{len(train_set):,} images of {model.num_classes} classes, {len(val_set):,} to validate on", flush=True)
+    require_fit(model, train_set)
+    require_fit(model, val_set)
+    try:
+        path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
+    except RunComplete:
+        # A run may end after its last checkpoint and before its weights are written, or a job be started once more.
+        if first and (out / LAST).exists() and not (out / WEIGHTS).exists():
+            finish_folder(out, recipe)
+        raise
+    return Plan(recipe, out, train_set, val_set, model, path, checkpoint, fingerprint(train_set))
+
+
+def _where_to_go_on(out: Path, resume: Path | None, show: bool) -> Path | None:
+    """The folder or file to go on from: `resume`; `out` for a job that was started again; None to begin anew.
+
+    Raises:
+        ConfigError: `out` holds a run that would be replaced.
+    """
+    again = started_again()
+    if again and has_checkpoint(out):
+        resume = out
+    if resume is not None and _ended_too_soon(resume):
+        if show:
+            print(f"{resume} has no checkpoint yet: beginning anew", flush=True)
+        again = again or _is_in(resume, out)
+        resume = None
+    if is_first_process() and not again and not (resume is not None and _is_in(resume, out)):
+        _require_free(out)
+    return resume
+
+
+def started_again() -> bool:
+    """Whether Slurm has started this job, or torchrun this process, before."""
+    return any(int(os.environ.get(f"{who}_RESTART_COUNT") or 0) > 0 for who in ("SLURM", "TORCHELASTIC"))
+
+
+def _ended_too_soon(folder: Path) -> bool:
+    """Whether it is the folder of a run that has no checkpoint yet."""
+    return (folder / "recipe.yaml").exists() and not has_checkpoint(folder)
+
+
+def _is_in(resume: Path, out: Path) -> bool:
+    return out.resolve() in (resume.resolve(), resume.parent.resolve())
+
+
+def _require_free(out: Path) -> None:
+    """Refuse a folder whose files a run would replace. A run that ended before its first epoch left none."""
+    if has_checkpoint(out) or (_ended_too_soon(out) and (out / "metrics.csv").exists()):
+        raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}")
+    if found := [name for name in ("metrics.csv", WEIGHTS) if (out / name).exists()]:
+        raise ConfigError(f"{out} already holds {', '.join(found)}; choose another --out")
+
+
+def _require_trainable(dataset: PackedDataset, recipe: Recipe) -> None:
+    if len(dataset) < 2:
+        raise DataError(f"{dataset.path}: {len(dataset)} images to train on; BatchNorm needs at least two")
+    if dataset.image_size != recipe.image_size:
+        raise DataError(
+            f"{dataset.path} holds images of {dataset.image_size} pixels, the recipe is for {recipe.image_size}; "
+            f"pass --image_size {dataset.image_size} to train on them all the same"
+        )

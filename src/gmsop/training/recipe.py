@@ -1,0 +1,260 @@
+"""A recipe: everything that decides how a model is trained. YAML files in `recipes/`, one per published row."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+
+from gmsop.engine.precision import Precision
+from gmsop.errors import ConfigError, UnknownNameError
+from gmsop.utils.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Share,
+    in_words,
+    is_valid,
+    options_of,
+)
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python 3.11
+
+
+@dataclass
+class Recipe:
+    """How a model is trained.
+
+    What a recipe file leaves out is as published for GM-SOP on ResNet-18.
+
+    Args:
+        model: name of the model, see `gmsop models`.
+        model_args: overrides for `gmsop.create_model`, for example {top_k: 4}.
+        image_size: size S of the images the recipe is meant for, in pixels.
+        epochs: epochs at each learning rate, [40, 10, 5, 5]; the sum is the length of the run. One number: one rate.
+        schedule: "step": the rate is multiplied by lr_factor between the entries of epochs. "one_cycle": it rises to lr
+            over the first 30 % of the steps and falls to almost 0, while the momentum goes from 0.95 to 0.85 and back
+            (as torch's OneCycleLR). "cosine": it falls to 0 along half a cosine.
+        warmup_epochs: epochs over which the rate rises linearly, before "step" or "cosine" takes over; 0 for none.
+        lr: base learning rate.
+        lr_factor: see schedule.
+        batch_size: images per step of the optimiser, over all devices.
+        accumulate: passes a step is made of, each of batch_size / accumulate images, where memory is short. BatchNorm
+            and the balance loss see a pass, not the whole step.
+        optimizer: sgd, as published, or adamw; any other of timm's by its name there, if stem_scale is 1.
+        optimizer_args: further arguments of the optimiser, for example {eps: 1.0e-6}.
+        momentum: of SGD, and the first of AdamW's betas (one_cycle has its own).
+        nesterov: use Nesterov's momentum (SGD).
+        weight_decay: on every learnable parameter.
+        balance_weight: weight of the balance loss against a cross-entropy SUMMED over the batch, as the paper states
+            it. Against the mean cross-entropy that is minimised here it becomes balance_weight / batch size.
+        label_smoothing: share of the target spread evenly over all classes.
+        mixup: of Beta(mixup, mixup) the shares are drawn by which each image is blended with another of the batch
+            (Zhang et al. 2018); 0 for none. With cutmix as well, each batch is one or the other.
+        cutmix: the same for the area of a box pasted from another image (Yun et al. 2019); 0 for none.
+        crop_padding: each image is shifted by up to this many pixels in both directions, black moving in.
+        randaugment: magnitude, 1 to 30, of RandAugment with two operations (Cubuk et al. 2020); 0 for none. It works
+            image by image, which takes time: about half a millisecond each on a CPU.
+        flip: "random": each image is flipped left to right with probability 1/2. "both": each epoch shows every image
+            twice, once flipped. "all": random flips left to right and upside down, for images without an up. "none".
+        normalize: "mean": pixels 0..255 minus the RGB mean of the training set. "mean_std": divided by its standard
+            deviation as well.
+        stem_scale: the stem's initial filters are divided by this, and their learning rate so that the network learns
+            as without (SGD: by its square; AdamW: by it, and its weight decay multiplied): 60 for pixels that are not
+            divided by a standard deviation, 1 for those that are.
+        classifier_lr_scale: share of the learning rate that the linear classifier gets; 1 as published. With few
+            classes a mixture's classifier wants less: see "Few classes" in the README.
+        bn_momentum: share of the new batch in BatchNorm's running statistics.
+        sync_batchnorm: BatchNorm's statistics are those of all devices' images; CUDA only.
+        ema_decay: evaluate, and keep, an exponential moving average of the weights, with this decay per step; 0: none.
+        precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (GPUs only), 64-true. Covariance, square root
+            and the gate's scores are in float32 or better whatever it says.
+        channels_last: keep the weights in PyTorch's channels_last memory format; feature maps are, as images come so.
+        compile: torch.compile the model.
+        non_finite: what to do about a loss that is not finite: "stop" the run, or "skip" the step; ten in a row stop
+            it all the same.
+        checkpoint_every: steps between checkpoints within an epoch; 0: only after each epoch.
+        num_workers: processes that read images; 0 reads in the training process.
+        loader: "memmap": images are read as needed. "resident": the whole uint8 set lies in the device's memory.
+            "auto": resident where the set takes at most a quarter of the free memory of a CUDA device. Same batches.
+        seed: of the initial weights, the order of images, flips, dropout and the gate's noise.
+    """
+
+    model: str = "gm_sop_16_8_resnet18"
+    model_args: dict[str, Any] = field(default_factory=dict)
+    image_size: PositiveInt = 64
+    epochs: list[NonNegativeInt] | NonNegativeInt = field(default_factory=lambda: [40, 10, 5, 5])
+    schedule: Literal["step", "cosine", "one_cycle"] = "step"
+    warmup_epochs: NonNegativeFloat = 0.0
+    lr: PositiveFloat = 0.1
+    lr_factor: PositiveFloat = 0.1
+    batch_size: PositiveInt = 256
+    accumulate: PositiveInt = 1
+    optimizer: str = "sgd"
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
+    momentum: NonNegativeFloat = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegativeFloat = 1e-4
+    balance_weight: NonNegativeFloat = 100.0
+    label_smoothing: Share = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    crop_padding: NonNegativeInt = 0
+    randaugment: Annotated[int, Range(least=0, most=30)] = 0
+    flip: Literal["random", "both", "all", "none"] = "random"
+    normalize: Literal["mean", "mean_std"] = "mean"
+    stem_scale: PositiveFloat = 60.0
+    classifier_lr_scale: PositiveFloat = 1.0
+    bn_momentum: Annotated[float, Range(above=0, most=1)] = 0.3
+    sync_batchnorm: bool = False
+    ema_decay: Share = 0.0
+    precision: Precision = "32-true"
+    channels_last: bool = False
+    compile: bool = False
+    non_finite: Literal["stop", "skip"] = "stop"
+    checkpoint_every: NonNegativeInt = 1000
+    num_workers: NonNegativeInt = 0
+    loader: Literal["auto", "memmap", "resident"] = "auto"
+    seed: Annotated[int, Range(least=0, below=2**32)] = 0
+
+    @property
+    def epochs_per_rate(self) -> list[int]:
+        return [self.epochs] if isinstance(self.epochs, int) else list(self.epochs)
+
+    @property
+    def total_epochs(self) -> int:
+        return sum(self.epochs_per_rate)
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: naming the key.
+        """
+        for option in _OPTIONS.values():
+            value = getattr(self, option.name)
+            if not is_valid(value, option.type):
+                raise ConfigError(f"recipe: {option.name} must be {in_words(option.type)}, got {value!r}")
+        if self.total_epochs < 1:
+            raise ConfigError(f"recipe: epochs must be counts with at least one epoch in all, got {self.epochs}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ConfigError("recipe: nesterov needs a momentum above 0")
+        if self.warmup_epochs and (self.schedule == "one_cycle" or self.warmup_epochs >= self.total_epochs):
+            why = "one_cycle has its own warm-up" if self.schedule == "one_cycle" else f"epochs are {self.total_epochs}"
+            raise ConfigError(f"recipe: warmup_epochs is {self.warmup_epochs}, but {why}")
+        if self.crop_padding >= self.image_size:
+            raise ConfigError(f"recipe: crop_padding must be below image_size, got {self.crop_padding}")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"recipe: accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
+        if self.batch_size == self.accumulate:
+            raise ConfigError("recipe: a pass must have two images or more: BatchNorm has no statistics of one")
+
+    def scaled(self, factor: float) -> "Recipe":
+        """The same recipe with its schedule shrunk (or stretched) in proportion, to at least one epoch in all.
+
+        Raises:
+            ConfigError: a factor that is not positive.
+        """
+        if not (math.isfinite(factor) and factor > 0):
+            raise ConfigError(f"the scale must be positive, got {factor}")
+        ends = [max(1, round(factor * end)) for end in accumulate(self.epochs_per_rate)]
+        epochs = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        warmup = min(factor * self.warmup_epochs, sum(epochs) / 2)
+        return replace(self, epochs=epochs, warmup_epochs=warmup)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values by name, as YAML and JSON hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The inverse of `to_dict`, unchecked.
+
+        A key that `values` lacks, because it was written before the key was there, has the value that describes what
+        that version did: the key's `absent` where its field has one (in `metadata`), else its default.
+
+        Raises:
+            UnknownNameError: a key that recipes do not have.
+        """
+        known = {f.name: f for f in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise UnknownNameError.of("recipe key", str(key), known)
+        absent = {name: f.metadata["absent"] for name, f in known.items() if "absent" in f.metadata}
+        return cls(**(absent | dict(values)))
+
+
+_OPTIONS = options_of(Recipe)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with gmsop: `imagenet64/gm_sop_16_8_resnet18`, ..."""
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in _folder().iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a recipe by its name, or of a file by its path.
+
+    Raises:
+        UnknownNameError: neither; the text lists the nearest names.
+    """
+    if name in recipe_names():
+        return _folder().joinpath(*f"{name}.yaml".split("/")).read_text(encoding="utf-8")
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UnknownNameError(f"no recipe file {name}")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}: not a readable text file ({error})") from error
+    raise UnknownNameError.of("recipe", name, recipe_names())
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by its name or path.
+
+    Raises:
+        UnknownNameError: no such recipe, or a key that recipes do not have.
+        ConfigError: not a YAML mapping, or a value that cannot work.
+    """
+    try:
+        values = yaml.safe_load(recipe_text(name))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: a recipe is a mapping of keys to values")
+    recipe = Recipe.from_dict({key: _number(key, value) for key, value in values.items()})
+    recipe.check()
+    return recipe
+
+
+def _number(key: str, value: Any) -> Any:
+    """For YAML 1e-4 and 1.5e4 are text, 1.0e-4 and 1.5e+4 numbers."""
+    kind = _OPTIONS[key].type if key in _OPTIONS else Any
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def _folder() -> "Traversable":
+    return files("gmsop.training") / "recipes"

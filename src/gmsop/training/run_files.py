@@ -1,0 +1,79 @@
+"""What a run writes into its folder at its start and at its end."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gmsop.engine.messages import warn
+from gmsop.errors import DataError
+from gmsop.runs.curves import plot_curves
+from gmsop.runs.environment import note_start
+from gmsop.runs.metrics import read_metrics, set_aside_damaged, total_seconds
+from gmsop.training.checkpoints import BEST, clear_away, go_on_from, write_validation
+from gmsop.training.clock import TIMING
+from gmsop.training.recipe import Recipe
+from gmsop.training.resume import take_along
+from gmsop.utils.files import WriteError, writing
+from gmsop.weights.model_file import load_model, save_model
+
+WEIGHTS = "model.safetensors"
+"""Weights of the best epoch, in the folder of a run that has ended."""
+
+
+def begin_folder(
+    out: Path,
+    recipe: Recipe,
+    data: Path,
+    ranks: int,
+    path: Path | None,
+    checkpoint: dict[str, Any] | None,
+    wandb: str | None,
+) -> None:
+    """Write the recipe and the record of this start; tidy up, and take over what a run that goes on has left.
+
+    Args:
+        path: the checkpoint to go on from.
+        checkpoint: its content.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    with writing(out / "recipe.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    clear_away(out)
+    resumed = None
+    if checkpoint is not None and path is not None:
+        take_along(path, checkpoint, out)
+        go_on_from(path, out)
+        (out / WEIGHTS).unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
+        write_validation(out)
+        resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
+    for file in (out / "metrics.csv", out / TIMING):
+        if aside := set_aside_damaged(file):
+            warn(f"{file} is damaged: what it says of earlier epochs is in {aside}, if anywhere")
+    note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed, wandb=wandb)
+
+
+def finish_folder(out: Path, recipe: Recipe) -> None:
+    """Write what a run leaves at its end: weights, validation and curves of the best epoch.
+
+    Raises:
+        WriteError: no checkpoint of the run could be written; no space, no permission.
+    """
+    if not (out / BEST).exists():
+        raise WriteError(f"no checkpoint of the run in {out} could be written: there is nothing to keep")
+    save_model(load_model(out / BEST), out / WEIGHTS)
+    write_validation(out)
+    try:
+        plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
+    except (OSError, DataError) as error:  # a picture is not worth failing for
+        warn(str(error))
+
+
+def seconds_of(out: Path) -> float:
+    """Training and validation time of a run, over all its starts; 0 where its file cannot be read."""
+    try:
+        return total_seconds(read_metrics(out / TIMING))
+    except (OSError, DataError):  # another machine's disk, or a full one
+        return 0.0

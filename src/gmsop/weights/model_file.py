@@ -1,0 +1,232 @@
+"""Model files: weights in safetensors, with a description in the header from which the model is built again.
+
+Training checkpoints (`.ckpt`, written by Lightning) carry the same description, and load the same way.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gmsop.errors import CheckpointError, ConfigError, GmsopError
+from gmsop.models import ModelSpec, PooledClassifier, build_spec
+from gmsop.models.names import named_spec
+from gmsop.utils.files import writing
+from gmsop.weights.training_file import first_line, read_training_checkpoint
+
+FORMAT, VERSION = "gmsop-model", 2
+MAX_SIZE = 2**14
+"""Largest width and height, in pixels, that a model file may ask for."""
+UNCHECKED = frozenset({"training", "momentum", "inplace", "grad_checkpointing"})
+"""Attributes of modules that change no answer of a saved model, and so may differ from those of a fresh one."""
+_INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "source", "label_names")
+
+
+def describe(model: PooledClassifier) -> dict[str, Any]:
+    """The model's `ModelSpec` and how its images are prepared, as JSON can hold them.
+
+    Raises:
+        ConfigError: a model that was composed by hand.
+    """
+    if model.spec is None:
+        raise ConfigError("the model was composed by hand: there is no description from which it could be built again")
+    cfg = {key: model.pretrained_cfg[key] for key in _INPUT_KEYS if key in model.pretrained_cfg}
+    return {"format": FORMAT, "version": VERSION, "spec": model.spec.to_dict(), "input": cfg}
+
+
+def spec_of(description: dict[str, Any]) -> ModelSpec:
+    """The `ModelSpec` in a description, also in one of version 1, which named a model and what differed from it.
+
+    Raises:
+        GmsopError, KeyError, TypeError, ValueError, AttributeError: not a description of a model.
+    """
+    if "spec" in description:
+        return ModelSpec.from_dict(description["spec"])
+    arguments = dict(description["init_args"])
+    spec = replace(
+        named_spec(description["name"]),
+        num_classes=description["num_classes"],
+        in_chans=arguments.pop("in_chans", 3),
+    )
+    return spec.with_options(**arguments)
+
+
+def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str | Path) -> PooledClassifier:
+    """The model of a `describe` with its weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: the weights are not those of the model described; the entries are named.
+    """
+    try:
+        spec = spec_of(description)
+        _check_input(description["input"], spec)
+        model = build_spec(spec)
+        extra = {k: tuple(v) if k in ("mean", "std", "input_size") else v for k, v in description["input"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, GmsopError) as error:
+        raise CheckpointError(f"{source}: the description of the model is not one of gmsop's ({error})") from error
+    model.pretrained_cfg.update(extra, num_classes=model.num_classes)
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(dtypes) == 1:  # a model saved in another precision is one
+        model.to(dtypes.pop())
+    load_state(model, state, source)
+    return model.eval()
+
+
+def _check_input(cfg: dict[str, Any], spec: ModelSpec) -> None:
+    """Refuse an input preparation that images could not go through."""
+    channels = spec.in_chans
+    numbers = [float(v) for key in ("mean", "std") if key in cfg for v in cfg[key]]
+    if any(len(cfg[key]) != channels for key in ("mean", "std") if key in cfg) or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"mean and std must be {channels} numbers each")
+    if "std" in cfg and min(cfg["std"]) <= 0:
+        raise ConfigError("std must be positive")
+    size = cfg.get("input_size", (channels, 1, 1))
+    if len(size) != 3 or not all(isinstance(v, int) and 0 < v <= MAX_SIZE for v in size):
+        raise ConfigError(f"input_size must be three sizes up to {MAX_SIZE}, got {size}")
+    names = cfg.get("label_names")
+    if names is not None and (not isinstance(names, list) or len(names) != spec.num_classes):
+        raise ConfigError(f"label_names must be {spec.num_classes} names")
+
+
+def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | Path) -> None:
+    """`model.load_state_dict`, with an error that names what differs.
+
+    Raises:
+        CheckpointError: entries missing, left over, or of another shape.
+    """
+    if text := _differences(model.state_dict(), state):
+        name = model.pretrained_cfg.get("architecture", "this model")
+        raise CheckpointError(f"{source}: the weights are not those of {name}: {text}")
+    model.load_state_dict(state)
+
+
+def _differences(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """In what entries `state` is not like `wanted`; "" where it is."""
+    problems = {
+        "missing": [k for k in wanted if k not in state],
+        "left over": [k for k in state if k not in wanted],
+        "of another shape": [k for k in wanted if k in state and state[k].shape != wanted[k].shape],
+    }
+    return "; ".join(
+        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        for what, keys in problems.items()
+        if keys
+    )
+
+
+def _require_described(model: PooledClassifier, spec: ModelSpec) -> None:
+    """Refuse a model that was changed since it was built in what its description does not say: another module or
+    tensor, or any other attribute. What `ModelSpec` gives are constructor arguments; nothing set later would be saved.
+    """
+    with torch.device("meta"):
+        built = build_spec(spec)
+    text = _differences(built.state_dict(), model.state_dict())
+    own, wanted = _settings(model), _settings(built)
+    changed = [key for key in wanted | own if own.get(key) != wanted.get(key)]
+    if text := text or ", ".join(f"{key} is {own.get(key)}" for key in changed[:4]):
+        raise ConfigError(
+            f"the model is not {spec.name} as it was built any more: {text}. Give create_model what should differ; for "
+            "other classes there is reset_classifier"
+        )
+
+
+def _settings(model: PooledClassifier) -> dict[str, Any]:
+    """Class and plain attributes of every module, by their place in the model."""
+    found: dict[str, Any] = {}
+    for place, module in model.named_modules():
+        dot = f"{place}." if place else ""
+        found[f"{dot}class"] = "BatchNorm" if isinstance(module, _BATCH_NORMS) else type(module).__name__
+        for name, value in vars(module).items():
+            if not name.startswith("_") and name not in UNCHECKED and isinstance(value, _PLAIN):
+                found[f"{dot}{name}"] = value
+    return found
+
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+"""They answer alike in evaluation."""
+_PLAIN = (int, float, str, tuple, list, type(None))
+
+
+def save_model(model: PooledClassifier, path: str | Path) -> None:
+    """Write weights and description to `path` (safetensors). A file that stood there is replaced whole or not at all.
+
+    Args:
+        model: one of gmsop's, compiled or not.
+
+    Raises:
+        ConfigError: another model, or one that could not be loaded again.
+        WriteError: no space, no permission.
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if not isinstance(model, PooledClassifier) or model.spec is None:
+        raise ConfigError(f"save_model takes a model of gmsop.create_model, got a {type(model).__name__}")
+    description = describe(model)
+    assert model.spec is not None
+    _check_input(description["input"], model.spec)
+    _require_described(model, model.spec)
+    # Copies: safetensors refuses tensors that share memory, as those of tied components do.
+    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
+    with writing(path) as temporary:
+        try:
+            save_file(state, temporary, metadata={"gmsop": json.dumps(description)})
+        except SafetensorError as error:  # it wraps the operating system's error in text
+            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+
+
+def load_model(path: str | Path, averaged: bool = True) -> PooledClassifier:
+    """The model in a `.safetensors` file of `save_model`, or in a training checkpoint, in evaluation mode.
+
+    Args:
+        averaged: of a checkpoint that holds an average of the weights, too, take that.
+
+    Returns:
+        In the dtype it was saved in; in float32 where there were several.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or no model of gmsop's.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; name the file in it, such as {path / 'model.safetensors'}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        if path.suffix == ".ckpt":
+            return _load_training_checkpoint(path, averaged)
+        if not averaged:
+            raise CheckpointError(f"{path} holds one set of weights; both are in a run's .ckpt files")
+        return _load_safetensors(path)
+    except GmsopError:
+        raise
+    except Exception as error:  # the file is whole, but what it says makes no sense
+        raise CheckpointError(f"{path}: not written by gmsop, or damaged ({first_line(error)})") from error
+
+
+def _load_safetensors(path: Path) -> PooledClassifier:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or truncated ({error})") from error
+    if "gmsop" not in metadata:
+        raise CheckpointError(
+            f"{path}: holds weights but no description of a gmsop model. Build the model and use load_state_dict, "
+            "or write the file with gmsop.checkpoint.save_model"
+        )
+    return rebuild(json.loads(metadata["gmsop"]), state, path)
+
+
+def _load_training_checkpoint(path: Path, averaged: bool) -> PooledClassifier:
+    checkpoint = read_training_checkpoint(path)
+    prefix, entry = "model.", "state_dict" if averaged else "current_model_state"
+    if entry not in checkpoint:
+        raise CheckpointError(f"{path}: holds no average of the weights, only the weights: its recipe has no ema_decay")
+    state = {k.removeprefix(prefix): v for k, v in checkpoint[entry].items() if k.startswith(prefix)}
+    return rebuild(checkpoint["gmsop"]["model"], state, path)

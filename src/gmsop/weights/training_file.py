@@ -1,0 +1,38 @@
+"""Training checkpoints as files: read so that nothing in them can run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gmsop.errors import CheckpointError
+
+
+def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A Lightning checkpoint as a dict. Loaded with `weights_only`: nothing in it is executed.
+
+    Raises:
+        CheckpointError: missing, truncated, or not a checkpoint of gmsop's training.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a file that is no checkpoint the unpickler may make anything
+        raise CheckpointError(f"{path}: not a training checkpoint, or truncated ({first_line(error)})") from error
+    good = (
+        isinstance(checkpoint, dict)
+        and isinstance(checkpoint.get("gmsop"), dict)
+        and {"model", "recipe"} <= set(checkpoint["gmsop"])
+        and isinstance(checkpoint.get("state_dict"), dict)
+        and isinstance(checkpoint.get("epoch"), int)
+    )
+    if not good:
+        raise CheckpointError(f"{path}: not a checkpoint of gmsop's training")
+    return dict(checkpoint)
+
+
+def first_line(error: Exception) -> str:
+    """An error's kind and the first line of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
