@@ -13,13 +13,14 @@ test: .venv/installed-dev lint ## everything CI runs
 
 test-oldest: ## the tests on the oldest versions that pyproject.toml allows
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --disable-pip-version-check -c tests/oldest.txt -e . pytest build hatchling
+	.venv-oldest/bin/python -m pip install --disable-pip-version-check -c tests/oldest.txt -e . pytest pytest-xdist build hatchling
 	.venv-oldest/bin/python -m pytest
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy tests/user_code.py
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

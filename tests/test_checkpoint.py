@@ -109,7 +109,6 @@ def test_weights_without_description(tmp_path):
     "change",
     [
         {"spec": None},
-        {"spec": {"name": "resnet_of_another_world"}},
         {"spec": {"backbone": "resnet_of_another_world"}},
         {"spec": {"head": "sr_sop"}},
         {"spec": {"num_classes": -3}},

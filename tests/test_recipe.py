@@ -1,5 +1,5 @@
 import re
-from dataclasses import fields
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 
 import pytest
@@ -169,6 +169,18 @@ def test_published_recipes_have_no_modern_option(name):
               "non_finite")  # fmt: skip
     assert all(getattr(recipe, key) == getattr(plain, key) for key in modern)
     assert (plain.warmup_epochs, plain.accumulate, plain.label_smoothing, plain.ema_decay) == (0, 1, 0, 0)
+
+
+def test_a_key_that_an_older_recipe_lacks():
+    """It has the value that describes what the version without it did."""
+    keys = ("optimizer", "compile", "loader")
+    older = {key: value for key, value in Recipe(lr=0.3).to_dict().items() if key not in keys}
+    assert Recipe.from_dict(older) == Recipe(lr=0.3)
+    kind = field(default="new", metadata={"absent": "as ever"})
+    later = make_dataclass("Later", [("way", str, kind)], bases=(Recipe,))
+    assert (later.from_dict({}).way, later.from_dict({"way": "x"}).way, later().way) == ("as ever", "x", "new")
+    with pytest.raises(UnknownNameError, match="recipe key 'opitmizer'"):
+        Recipe.from_dict({"opitmizer": "sgd"})
 
 
 def test_every_key_is_documented():

@@ -6,10 +6,11 @@ models as soon as both are imported.
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gmsop.errors import GmsopError
 from gmsop.utils.after_import import after_import
+from gmsop.utils.lazy import lazy_names
 
 try:
     __version__ = version("gmsop")
@@ -27,30 +28,33 @@ if TYPE_CHECKING:
     from gmsop.weights import load_model, save_model
 else:
     _ROOMS = (
-        "backbones", "convert", "data", "evaluation", "heads", "models", "nn", "ops", "runs", "training", "weights",
-    )  # fmt: skip
-    _FUNCTIONS = {
-        "create_model": "gmsop.models",
-        "evaluate": "gmsop.evaluation.error_rates",
-        "list_heads": "gmsop.heads",
-        "list_models": "gmsop.models",
-        "load_model": "gmsop.weights",
-        "predict": "gmsop.evaluation.prediction",
-        "save_model": "gmsop.weights",
-        "train": "gmsop.training.run",
-        "write_report": "gmsop.report.page",
-    }
-
-    def __getattr__(name: str) -> Any:
-        if name in _ROOMS:
-            return import_module(f"gmsop.{name}")
-        if name in _FUNCTIONS:
-            return getattr(import_module(_FUNCTIONS[name]), name)
-        raise AttributeError(f"module 'gmsop' has no attribute {name!r}")
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
-
+        "backbones",
+        "convert",
+        "data",
+        "evaluation",
+        "heads",
+        "models",
+        "nn",
+        "ops",
+        "runs",
+        "training",
+        "weights",
+    )
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            **{room: f"gmsop.{room}" for room in _ROOMS},
+            "create_model": "gmsop.models:create_model",
+            "evaluate": "gmsop.evaluation.error_rates:evaluate",
+            "list_heads": "gmsop.heads:list_heads",
+            "list_models": "gmsop.models:list_models",
+            "load_model": "gmsop.weights:load_model",
+            "predict": "gmsop.evaluation.prediction:predict",
+            "save_model": "gmsop.weights:save_model",
+            "train": "gmsop.training.run:train",
+            "write_report": "gmsop.report.page:write_report",
+        },
+    )
 
 __all__ = [
     "GmsopError",

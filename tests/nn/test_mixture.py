@@ -7,7 +7,7 @@ from torch import nn
 import gmsop
 from compare import DEVICES, relative_error
 from gmsop.errors import ConfigError
-from gmsop.nn import GatedMixture, ParametricGAP, ParametricSOP, TopKGate, bank
+from gmsop.nn import Fusible, GatedMixture, ISqrtCovPool, ParametricGAP, ParametricSOP, TopKGate, bank
 from gmsop.nn.bank import bank_of
 from gmsop.ops.mixture import reference as mixture_reference
 from gmsop.ops.second_order import reference
@@ -200,7 +200,7 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
             first.conv1.register_forward_hook(lambda *_: None)
         elif what == "method":
             first.pool.forward = first.pool.forward
-        elif what == "part":
+        elif what == "submodule":
             first.conv2 = nn.Sequential(first.conv2, nn.Identity())
         elif what == "bias":
             first.conv1 = nn.Conv2d(6, 7, 1).double()
@@ -217,15 +217,78 @@ def test_a_bank_that_somebody_changed_is_called_one_by_one():
         elif what == "iterations":
             first.pool.num_iters = 5
         elif what == "subclass":
-            head.components[0] = type("Mine", (ParametricSOP,), {})(6, 7, 5).double()
+            forward = {"forward": lambda self, x: 2 * ParametricSOP.forward(self, x)}
+            head.components[0] = type("Mine", (ParametricSOP,), forward)(6, 7, 5).double()
 
     x = torch.randn(2, 6, 4, 3, dtype=torch.double)
-    changes = ["hook", "method", "part", "bias", "kernel size", "stride everywhere", "reduction everywhere", "width"]
+    changes = [
+        "hook",
+        "method",
+        "submodule",
+        "bias",
+        "kernel size",
+        "stride everywhere",
+        "reduction everywhere",
+        "width",
+    ]
     for what in [*changes, "iterations", "subclass"]:
         head = mixture(3, 2).eval()
         change(head, what)
         assert bank_of(head.components) is None, what
         assert head(x).shape == (2, 15)
+
+
+class LogPool(ISqrtCovPool):
+    """A pooling with an option that changes what it computes."""
+
+    def __init__(self, channels: int, root: str = "exact") -> None:
+        super().__init__(channels)
+        self.root = root
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        vectors = super().forward(x)
+        return vectors.abs().log1p() if self.root == "log" else vectors
+
+
+@pytest.mark.parametrize("how", ["an option of the layer itself", "a subclass", "options that differ"])
+def test_a_bank_computes_what_its_pooling_computes(how, monkeypatch):
+    head = mixture(6, 3).eval()
+    if how == "an option of the layer itself":  # as if `ISqrtCovPool` had grown it: class and file stay the same
+        forward = ISqrtCovPool.forward
+        monkeypatch.setattr(ISqrtCovPool, "forward", lambda pool, x: getattr(pool, "power", 1) * forward(pool, x))
+        for component in head.components:
+            component.pool.power = 3
+    else:
+        for n, component in enumerate(head.components):
+            component.pool = LogPool(5, "exact" if how == "options that differ" and n == 4 else "log")
+    assert (bank_of(head.components) is None) == (how == "options that differ")
+    x = torch.randn(5, 6, 4, 3, dtype=torch.double, requires_grad=True)
+    inputs = [x, *head.components.parameters()]
+    results = []
+    for way in (head._mix, head._one_by_one):
+        out = way(x, head.gate(x))
+        results.append([out, *torch.autograd.grad(out.sin().sum(), inputs)])
+    for a, b in zip(*results, strict=True):
+        assert relative_error(a, b) < 1e-10
+
+
+def test_a_component_of_ones_own_that_says_what_it_computes_is_fused():
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.only, self.pool = nn.Conv2d(6, 4, 1, bias=False), LogPool(4, "log")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.pool(self.only(x).relu())
+
+        def fusible(self) -> Fusible:
+            return Fusible((self.only,), self.pool)
+
+    head = GatedMixture([Mine() for _ in range(4)], TopKGate(6, 4, 2, dims=(4,))).double().eval()
+    nn.init.normal_(head.gate.weight)
+    x = torch.randn(5, 6, 4, 3, dtype=torch.double)
+    assert bank_of(head.components) is not None
+    assert relative_error(head(x), head._one_by_one(x, head.gate(x))) < 1e-12
 
 
 @pytest.mark.parametrize("second_order", [True, False])

@@ -29,6 +29,8 @@ from gmsop.training.totals import epoch_means
 from gmsop.weights.model_file import load_model, save_model
 from gmsop.weights.training_file import read_training_checkpoint
 
+pytestmark = pytest.mark.xdist_group("processes")  # each starts some: not two of these at a time
+
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
 
 STD = (0.25, 0.25, 0.25)

@@ -24,6 +24,8 @@ from gmsop.training.run import train
 from gmsop.training.task import TrainingTask
 from gmsop.weights.training_file import read_training_checkpoint
 
+pytestmark = pytest.mark.xdist_group("processes")  # each starts some: not two of these at a time
+
 
 def run_and_kill(settings: Recipe, data: Path, out: Path, *moment: object) -> None:
     status, text = run_child(out.parent / "log", train_until, settings, data, out, *moment)

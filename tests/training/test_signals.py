@@ -16,6 +16,8 @@ from gmsop.training.signals import Interrupted
 from gmsop.training.task import TrainingTask
 from gmsop.weights.training_file import read_training_checkpoint
 
+pytestmark = pytest.mark.xdist_group("processes")  # each starts some: not two of these at a time
+
 
 @pytest.fixture(scope="module")
 def whole(small_set, tmp_path_factory):

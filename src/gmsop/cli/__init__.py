@@ -1,4 +1,4 @@
-"""The command line: parsing and printing only. Each command is a file of `commands` that describes itself."""
+"""Parse the command line and print; nothing else. Each command is a file of `commands` that describes itself."""
 
 import signal
 import sys
@@ -17,19 +17,20 @@ from gmsop.errors import GmsopError, TrainingWarning, UnknownNameError
 
 
 def command_names() -> list[str]:
-    """All commands, by the names of their files."""
+    """Return the names of all commands, which are those of their files."""
     return [found.name for found in iter_modules(commands.__path__)]
 
 
 def command(name: str) -> Any:
-    """The module of a command: SUMMARY, EXAMPLE, `arguments` and `run`."""
+    """Return the module of a command: SUMMARY, EXAMPLE, `arguments` and `run`."""
     return import_module(f"gmsop.cli.commands.{name}")
 
 
 class Parser(ArgumentParser):
-    """A parser that names the nearest of an option that does not exist, in place of all there are."""
+    """Answers an option that does not exist with the nearest that do, instead of all there are."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error and exit with status 2."""
         unknown = message.partition("unrecognized arguments: ")[2].split()
         options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if not options:
@@ -47,29 +48,30 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 
 def new_parser(summary: str, example: str) -> Parser:
-    """The empty parser of a command, or of one of its subcommands."""
+    """Return the empty parser of a command, or of one of its subcommands."""
     return Parser(description=f"{summary}\n\nexample:\n  {example}", formatter_class=Help, allow_abbrev=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
+    """Run one command and return the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     description = "Second-order pooling and gated mixtures of it, for PyTorch."
     parser = Parser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     try:
         subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
-        for name in command_names():
+        named = [name for name in command_names() if argv[:1] == [name]]
+        for name in named or command_names():  # if one command is named, the others are not imported
             module = command(name)
             sub = new_parser(module.SUMMARY, module.EXAMPLE)
             subcommands.add_subcommand(name, sub, help=module.SUMMARY)
-            if argv[:1] == [name]:  # the others' options need not be known
-                # All words are looked at beforehand: a recipe on the command line sets the defaults of its options.
+            if named:
+                # `arguments` sees all words, because a recipe on the command line sets the defaults of its options.
                 module.arguments(sub, argv[1:])
         if not argv:
             parser.print_help(sys.stderr)
             return 2
-        if not argv[0].startswith("-") and argv[0] not in command_names():
+        if not named and not argv[0].startswith("-"):
             err.print(f"gmsop: error: {UnknownNameError.of('command', argv[0], command_names())}", markup=False)
             err.print(f"all commands: {', '.join(command_names())}", markup=False)
             return 2
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GmsopError as error:
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
-    except OSError as error:  # a path that is too long, or may not be looked into
+    except OSError as error:  # a path may be too long, or closed to the user
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
     except KeyboardInterrupt as stop:
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _underscored(word: str) -> str:
-    """Options may be written with hyphens, too: --class-order is --class_order."""
+    """Replace hyphens in an option's name by underscores, so that --class-order is --class_order."""
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
 

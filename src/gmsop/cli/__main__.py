@@ -1,4 +1,4 @@
-"""`python -m gmsop.cli`, where the script `gmsop` is not on the path."""
+"""Run the command line as `python -m gmsop.cli`, where the script `gmsop` is not on the path."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What several commands print, and where to."""
+"""Print what several commands print, to stdout or stderr."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def print_result(result: Any) -> None:
-    """The errors of an `Evaluation`, and what its gate did."""
+    """Print the errors of an `Evaluation`, and what its gate did."""
     (low, high), (low5, high5) = result.top1_interval, result.top5_interval
     out.print(
         f"top-1 error {result.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f}), "
@@ -28,10 +28,10 @@ def print_result(result: Any) -> None:
 
 
 def free_folder(path: Path) -> Path:
-    """`path`, or `path-2`, `path-3`, ... if that exists already, as a new folder that nobody else has got.
+    """Make and return a new folder: `path`, or `path-2`, `path-3`, ... if that exists. Nobody else gets the same one.
 
     Raises:
-        WriteError: it cannot be made.
+        WriteError: the folder cannot be made.
     """
     candidate, number = path, 2
     while True:
@@ -45,7 +45,11 @@ def free_folder(path: Path) -> Path:
 
 
 def device_count(devices: str) -> int | str:
-    """The option --devices: a number, or "auto"."""
+    """Return the value of the option --devices: a number, or "auto".
+
+    Raises:
+        ConfigError: it is neither.
+    """
     if devices == "auto":
         return devices
     if not devices.isdecimal() or int(devices) < 1:

@@ -1,4 +1,4 @@
-"""A folder of images read as it is, image by image, where packing it first would not pay."""
+"""Read a folder of images file by file, for sets that are used too rarely to be worth packing."""
 
 import os
 from collections.abc import Sequence
@@ -14,16 +14,17 @@ from gmsop.utils.walk import walk
 
 
 class FolderDataset:
-    """`path/CLASS/*` as the labelled images of a `PackedDataset`, decoded when they are asked for.
+    """Serves the labelled images of `path/CLASS/*` like a `PackedDataset`, and decodes each when it is asked for.
 
     Args:
-        path: the folder; where it has a sub-folder named `split`, that one is taken.
+        path: the folder; if it has a sub-folder named `split`, that sub-folder is read.
         image_size: S; images are resized to S x S, their aspect ratio ignored.
-        class_names: of the model, in its order. The folder may lack some of them. None: the folder's own, sorted.
+        class_names: the model's class names, in its order; the folder may lack some of them. None: the sorted names of
+            the folder's own classes.
         filter_name: box, bilinear, bicubic or lanczos.
 
     Raises:
-        DataError: no images, or a class that is not among `class_names`.
+        DataError: there are no images, or a class is not among `class_names`.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class FolderDataset:
 
 
 class _Decoded:
-    """What of an array of images the loaders use: `images[rows]` is (rows, S, S, 3) uint8."""
+    """Behaves like the image array that the loaders index: `images[rows]` is (rows, S, S, 3) uint8."""
 
     def __init__(self, files: list[str], size: int, filter_name: str) -> None:
         self.files, self.size, self.filter_name = files, size, filter_name
@@ -71,15 +72,17 @@ class _Decoded:
 
 
 Files = dict[str, list[str]]
-"""Paths as strings: of a million, path objects would take 0.4 GiB."""
+"""Paths by class name. Paths are strings, because a million path objects would take 0.4 GiB."""
 
 
 def image_classes(folder: Path, strict: bool = False, progress: bool = False) -> Files:
-    """Class name to its image files, in torchvision's order. A sub-folder without images is no class; with `strict`, an
-    error. Hidden ones are passed over. `progress` shows a bar.
+    """Return the image files of each class (sub-folder), in torchvision's order.
+
+    A sub-folder without images is no class; with `strict` it is an error. Hidden sub-folders are skipped. `progress`
+    shows a bar.
 
     Raises:
-        DataError: a folder that cannot be read; with `strict`, a sub-folder without images.
+        DataError: a folder cannot be read; with `strict`, a sub-folder has no images.
     """
     found: Files = {}
     empty = []
@@ -97,12 +100,12 @@ def image_classes(folder: Path, strict: bool = False, progress: bool = False) ->
                     found[child.name] = files
                 else:
                     empty.append(child.name)
-    if strict and found and empty:  # to leave them out in silence would shift the labels of all later classes
+    if strict and found and empty:  # leaving them out silently would shift the labels of all later classes
         kinds = " ".join(sorted(EXTENSIONS))
         raise DataError(f"{folder}: no image ({kinds}) in {', '.join(empty[:10])}; remove what is no class")
     return found
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is an error: without it the labels of all later classes would shift."""
+    """Raise a DataError for a folder that cannot be read: without it the labels of all later classes would shift."""
     raise DataError(f"{error.filename}: {error.strerror}") from error

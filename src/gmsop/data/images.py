@@ -1,4 +1,4 @@
-"""Decoding and resizing single images."""
+"""Decode and resize single images."""
 
 import io
 from pathlib import Path
@@ -19,10 +19,10 @@ EXTENSIONS = frozenset([".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png"
 
 
 def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArray[np.uint8]:
-    """One image as (size, size, 3) uint8 RGB, resized without regard to its aspect ratio (as both datasets were).
+    """Decode one image to (size, size, 3) uint8 RGB. Its aspect ratio is ignored, as it was in both datasets.
 
-    Grey and palette images become RGB, 16-bit ones are scaled to 8, transparency is dropped. An orientation noted in
-    EXIF is not applied, as in torchvision.
+    Grey and palette images become RGB, 16-bit images are scaled to 8 bits, transparency is dropped. The EXIF
+    orientation is ignored, as in torchvision.
 
     Args:
         data: the encoded bytes, or the file that holds them.
@@ -31,7 +31,7 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
 
     Raises:
         DataError: the image cannot be decoded.
-        ConfigError: no such filter, or a size below 1.
+        ConfigError: there is no such filter, or the size is below 1.
     """
     if filter_name not in FILTERS:
         raise ConfigError(f"unknown filter {filter_name!r}; there are {', '.join(FILTERS)}")
@@ -52,13 +52,13 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
 
 
 def file_content(path: Path) -> bytes:
-    """Of a file.
+    """Return the bytes of a file.
 
     Raises:
-        DataError: a pipe or a device, which may never end.
-        OSError: it cannot be read.
+        DataError: the path is a pipe, a socket or a device, from which reading may never end.
+        OSError: the file cannot be read.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # a folder's own error says what it is
+    if path.exists() and not path.is_file() and not path.is_dir():  # reading a folder raises a clear error of its own
         raise DataError("not a file but a pipe, a socket or a device")
     return path.read_bytes()
 
@@ -66,9 +66,9 @@ def file_content(path: Path) -> bytes:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise DataError("floating-point pixels, of which the range is not known")
-    if image.mode == "I" and image.format == "TIFF":  # in other formats it is how older versions of Pillow hold 16 bits
+    if image.mode == "I" and image.format == "TIFF":  # in other formats, old versions of Pillow hold 16 bits so
         raise DataError("32 bits a pixel, of which the range is not known")
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips at 255
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow's own conversion would clip at 255
         high = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

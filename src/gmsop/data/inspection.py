@@ -1,4 +1,4 @@
-"""What is in a packed set: sizes, balance, statistics, images that stand in both splits, and a sheet to look at."""
+"""Say what a packed set holds: sizes, balance, statistics, images that are in both splits; and draw a sheet of them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from gmsop.utils.progress import progress_bar
 
 @dataclass
 class Inspection:
-    """Findings of `inspect_set`.
+    """Holds the findings of `inspect_set`.
 
     Attributes:
-        class_counts: for each split the images of every class, in the order of `class_names`.
-        duplicates: pairs (index in train, index in val) of images equal in every pixel, each of val once.
-        bytes: of images and labels on the disk.
+        class_counts: for each split, the number of images of every class, in the order of `class_names`.
+        duplicates: pairs (index in train, index in val) of images equal in every pixel; each val image occurs once.
+        bytes: size of images and labels on the disk.
     """
 
     class_names: list[str]
@@ -31,10 +31,10 @@ class Inspection:
 
 
 def inspect_set(path: str | Path, progress: bool = False) -> Inspection:
-    """Read a whole packed set once and say what it holds.
+    """Read a whole packed set once and return what it holds.
 
     Raises:
-        DataError: no packed set at `path`, or a damaged one.
+        DataError: there is no packed set at `path`, or it is damaged.
     """
     meta = read_meta(path)
     splits = {split: PackedDataset(path, split) for split in meta["splits"]}
@@ -57,10 +57,10 @@ def inspect_set(path: str | Path, progress: bool = False) -> Inspection:
 
 
 def contact_sheet(path: str | Path, file: str | Path, split: str = "train", count: int = 48, seed: int = 0) -> None:
-    """A PNG of `count` images drawn at random, eight in a row, each with its class below.
+    """Write a PNG of `count` images drawn at random, eight per row, each with its class name below.
 
     Raises:
-        DataError: no packed set at `path`, or no such split.
+        DataError: there is no packed set at `path`, or it has no such split.
         WriteError: `file` cannot be written.
     """
     dataset = PackedDataset(path, split, verify=False)
@@ -73,7 +73,7 @@ def contact_sheet(path: str | Path, file: str | Path, split: str = "train", coun
         pixels, label = dataset[index]
         left, top = place % columns * (side + 4) + 2, place // columns * (side + line + 4) + 2
         sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (left, top))
-        name = dataset.class_names[label].encode("ascii", "replace").decode()  # what Pillow's own font has
+        name = dataset.class_names[label].encode("ascii", "replace").decode()  # Pillow's font may lack other letters
         draw.text((left, top + side + 1), name[: side // 6], fill="black")
     with writing(file) as temporary:
         sheet.save(temporary, format="PNG")

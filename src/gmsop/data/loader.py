@@ -1,4 +1,4 @@
-"""Batches of a packed set: uint8 tensors, whole batches at a time; they become floats on the device."""
+"""Load whole batches of images as uint8 tensors; they are converted to floats on the device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class _Batches(Dataset[Any]):
-    """Reads a list of indices in one NumPy call. With `mirrored`, index n + i is image i flipped left to right."""
+    """Reads a list of indices in one NumPy call. If `mirrored`, index n + i is image i (of n) flipped left to right."""
 
     def __init__(self, dataset: PackedDataset | FolderDataset, mirrored: bool) -> None:
         self.dataset, self.mirrored = dataset, mirrored
@@ -54,7 +54,7 @@ def _to_tensors(batch: Any) -> tuple[Tensor, Tensor] | DataError:
 
 
 class _Loader(DataLoader[Any]):
-    """Raises a bad image's error as it is: what PyTorch makes of one from another process is a traceback in words."""
+    """Raises a worker process's `DataError` unchanged; PyTorch would raise one with a traceback as its text."""
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
@@ -77,21 +77,21 @@ def train_loader(
     kind: str = "memmap",
     device: torch.device | None = None,
 ) -> Loader:
-    """Shuffled batches: images (b, S, S, 3) uint8 and labels (b,).
+    """Return a loader of shuffled batches: images (b, S, S, 3) uint8 and labels (b,).
 
-    The order depends on `seed` and the epoch alone (`loader.sampler.set_epoch`, which Lightning calls): a run can be
-    continued at any epoch, or within one (`loader.sampler.enter`). The last batch may be smaller; one image left
-    over, of which BatchNorm can make no statistics, waits for another epoch.
+    The order depends only on `seed` and the epoch (`loader.sampler.set_epoch`, which Lightning calls), so that a run
+    can be continued at any epoch, or inside one (`loader.sampler.enter`). The last batch may be smaller. If it had a
+    single image, it is left out of this epoch, because BatchNorm needs more than one.
 
     Args:
         mirrored: every epoch shows each image twice, once flipped left to right.
-        kind: "memmap": read from the disk (or what the system keeps of it) as needed. "resident": the whole set in the
-            memory of `device`, batches made there. "auto": resident if the set takes at most a quarter of the free
-            memory of a CUDA device. All give the same batches.
-        device: of the training; only looked at for "resident" and "auto".
+        kind: "memmap": images are read from the disk (or the system's cache of it) as needed. "resident": the whole set
+            is kept in the memory of `device`, where batches are made. "auto": resident if the set takes at most a
+            quarter of the free memory of a CUDA device. All give the same batches.
+        device: the device that trains; used only for "resident" and "auto".
 
     Raises:
-        ConfigError: "resident", and the set does not fit.
+        ConfigError: `kind` is unknown, or it is "resident" and the set does not fit.
     """
     sampler = EpochSampler(len(dataset) * (2 if mirrored else 1), seed, num_replicas, rank)
     device = device or torch.device("cpu")
@@ -107,7 +107,7 @@ def train_loader(
         collate_fn=_to_tensors,
         pin_memory=torch.cuda.is_available(),
         drop_last=len(sampler) % batch_size == 1 and len(sampler) > 1,
-        generator=torch.Generator().manual_seed(seed),  # or the loader would draw from the global one
+        generator=torch.Generator().manual_seed(seed),  # otherwise the loader would draw from the global one
         persistent_workers=num_workers > 0,
     )
 
@@ -121,9 +121,9 @@ def val_loader(
     kind: str = "memmap",
     device: torch.device | None = None,
 ) -> Loader:
-    """All images once over all ranks, in order: images (b, S, S, 3) uint8 and labels (b,).
+    """Return a loader of all images in order, each once over all ranks: images (b, S, S, 3) uint8, labels (b,).
 
-    `kind` and `device` as in `train_loader`. Shares may differ by one image.
+    `kind` and `device` mean what they mean in `train_loader`. The ranks' numbers of images may differ by one.
     """
     sampler = RankSampler(len(dataset), num_replicas, rank)
     device = device or torch.device("cpu")

@@ -1,10 +1,10 @@
-"""The packed set: a folder of two arrays and a description, opened as a memory map.
+"""The packed set is a folder of two arrays and a description; the arrays are opened as memory maps.
 
     images.npy   (n, S, S, 3) uint8, RGB: all of train, then all of val
     labels.npy   (n,) int64, 0-based
     meta.json    format, version, image_size, splits, class_names, rgb_mean, rgb_std, source, filter, sha256
 
-Memory does not grow with the set: pages are read as images are, and shared by all processes that map the file.
+Memory does not grow with the set: pages are read when their images are, and shared by all processes that map the file.
 """
 
 import json
@@ -28,16 +28,16 @@ Image = NDArray[np.uint8]
 
 
 class PackedDataset(Dataset[tuple[Image, int]]):
-    """One split of a packed set, memory-mapped: `dataset[i]` is (image (S, S, 3) uint8, label).
+    """Serves one split of a packed set from a memory map: `dataset[i]` is (image (S, S, 3) uint8, label).
 
     Args:
-        path: the folder.
+        path: the set's folder.
         split: "train" or "val".
-        verify: compare the checksums (reads the whole set). None: only if it is small, below 256 MiB.
+        verify: compare the checksums, which reads the whole set. None: only if the set is below 256 MiB.
 
     Raises:
-        DataError: no packed set at `path`; a missing file; arrays of a shape, type, size or checksum other than
-            described; labels out of range; no such split.
+        DataError: there is no packed set at `path`; a file is missing; an array's shape, type, size or checksum is not
+            as described; a label is out of range; there is no such split.
     """
 
     def __init__(self, path: str | Path, split: str, verify: bool | None = None) -> None:
@@ -61,15 +61,17 @@ class PackedDataset(Dataset[tuple[Image, int]]):
         self.labels: NDArray[np.int64] = np.asarray(labels[start : start + counts[split]])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For another process: it opens the memory map for itself, instead of being sent all images."""
+        """Pickle the path instead of the images, so that another process opens the memory map itself."""
         return PackedDataset, (self.path.absolute(), self.split, False)
 
     @property
     def class_names(self) -> list[str]:
+        """Return the class names; label i is `class_names[i]`."""
         return list(self.meta["class_names"])
 
     @property
     def image_size(self) -> int:
+        """Return S, the images' height and width in pixels."""
         return int(self.meta["image_size"])
 
     def __len__(self) -> int:
@@ -80,10 +82,10 @@ class PackedDataset(Dataset[tuple[Image, int]]):
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """The description of a packed set, checked for what this version of gmsop relies on.
+    """Return the description of a packed set, checked for what this version of gmsop relies on.
 
     Raises:
-        DataError: there is none, or it is not valid.
+        DataError: there is no description, or it is not valid.
     """
     path = Path(path)
     file = path / "meta.json"
@@ -114,10 +116,10 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def verify_checksums(path: str | Path, meta: dict[str, Any]) -> None:
-    """Compare both arrays with the checksums in `meta`.
+    """Compare the checksums of both arrays with those in `meta`.
 
     Raises:
-        DataError: one differs.
+        DataError: a checksum differs.
     """
     for name, expected in meta["sha256"].items():
         found = digest(Path(path) / name)

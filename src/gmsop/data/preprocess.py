@@ -1,4 +1,4 @@
-"""How images become a model's input, in one place: for training, evaluation, prediction, report and benchmarks."""
+"""Turn images into a model's input, in one place for training, evaluation, prediction, report and benchmarks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ from gmsop.errors import DataError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turns files into uint8 pixels and these into input. `mean` and `std` are in timm's units, shares of white."""
+    """Reads image files as uint8 pixels, and turns pixels into a model's input.
+
+    `mean` and `std` are in timm's units, in which white is 1.
+    """
 
     image_size: int
     """S: images are resized to S x S pixels, their aspect ratio ignored."""
@@ -27,7 +30,7 @@ class Preprocess:
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> "Preprocess":
-        """What a model's `pretrained_cfg` says. A filter that is not one of gmsop's becomes box."""
+        """Return what a model's `pretrained_cfg` says. A filter that gmsop does not have becomes box."""
         filter_name = cfg.get("interpolation")
         return cls(
             int(cfg["input_size"][1]),
@@ -37,7 +40,7 @@ class Preprocess:
         )
 
     def read(self, path: str | Path) -> NDArray[np.uint8]:
-        """One image file as (S, S, 3) uint8.
+        """Read one image file as (S, S, 3) uint8.
 
         Raises:
             DataError: the file cannot be read as an image; the text names it.
@@ -48,13 +51,13 @@ class Preprocess:
             raise DataError(f"{path}: {error}") from error
 
     def input(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Pixels (b, H, W, C) uint8, on any device, to a model's input (b, C, H, W)."""
+        """Turn pixels (b, H, W, C) uint8, on any device, into a model's input (b, C, H, W)."""
         mean, std = (_in_pixels(values, dtype, images.device) for values in (self.mean, self.std))
         return images.to(dtype).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 @lru_cache(16)
 def _in_pixels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Shares of white as pixel values; made once, since a copy to a GPU waits for it."""
+    """Scale values in timm's units to pixel values. The result is cached, because copying it to a GPU costs a wait."""
     with torch.inference_mode(False):
         return torch.tensor([255 * v for v in values], dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Processes that read images beside the one that was started: how they begin, and how they end."""
+"""Decide how the processes that read images start, and when they end."""
 
 import gc
 import os
@@ -8,13 +8,13 @@ import threading
 import time
 
 START = "fork" if sys.platform == "linux" else "spawn"
-"""Forked processes start at once, share the libraries' memory, and see that the process they serve was killed, which
-those of a fork server do not. Elsewhere the libraries do not all bear it."""
+"""How they start. Forked processes start at once, share the libraries' memory, and notice when the process they serve
+is killed; those of a fork server do not notice. On systems other than Linux, some libraries do not survive a fork."""
 
 
 def follow_parent() -> None:
-    """The parent stops its children; when it is killed and cannot, they stop themselves."""
-    gc.freeze()  # looking through the libraries' objects would copy the memory shared with the parent
+    """End this process when its parent is gone. A parent stops its children itself, unless it is killed."""
+    gc.freeze()  # garbage collection would touch, and so copy, the memory shared with the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
@@ -27,8 +27,11 @@ def follow_parent() -> None:
 
 
 def outlive_signals(worker: int = 0) -> None:
-    """In a process of a DataLoader: what tells the run to stop, sent to all of its processes, ends the step and not the
-    reading for it. The loader itself ends its processes, by SIGTERM if it must."""
+    """Ignore stop signals in a DataLoader's worker process, so that the main process can finish its step.
+
+    Such signals reach all processes of a run. The loader ends its workers itself, by SIGTERM if it must: only a SIGTERM
+    from the parent counts.
+    """
     for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

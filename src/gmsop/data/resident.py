@@ -1,4 +1,4 @@
-"""A loader that keeps the whole uint8 set on the device: shuffling and flips are whole-batch operations there."""
+"""Keep the whole uint8 set on the device, where shuffling and flipping are whole-batch operations."""
 
 from collections.abc import Iterator
 
@@ -11,22 +11,22 @@ from gmsop.data.sampler import EpochSampler, RankSampler
 from gmsop.errors import ConfigError
 
 BLOCK = 8192
-"""Images copied to the device at once."""
+"""Images copied to the device at a time."""
 SHARE = 0.25
-"""Of the free device memory that `fits` grants a set; the rest is for the training."""
+"""Share of the free device memory that `fits` grants a set; the rest is for the training."""
 
 
 class ResidentLoader:
-    """Batches as `train_loader` and `val_loader` give them, the same images in the same order, already on `device`.
+    """Yields the batches of `train_loader` and `val_loader`, the same images in the same order, already on `device`.
 
     Args:
-        sampler: of indices; where `mirrored`, twice as many as there are images.
-        mirrored: index n + i is image i flipped left to right.
-        drop_single: leave out a last batch of one image, of which BatchNorm can make no statistics.
+        sampler: yields the indices; with `mirrored`, twice as many as there are images.
+        mirrored: index n + i is image i (of n) flipped left to right.
+        drop_single: leave out a last batch of one image, because BatchNorm needs more than one.
     """
 
     batch_sampler = None
-    """Lightning looks for one beside `sampler`."""
+    """Lightning looks for this attribute beside `sampler`."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ResidentLoader:
     ) -> None:
         self.batch_size, self.sampler, self.mirrored, self.drop_single = batch_size, sampler, mirrored, drop_single
         self.images = torch.empty(dataset.images.shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(dataset), BLOCK):  # or the host would hold all of them once per process
+        for start in range(0, len(dataset), BLOCK):  # all at once would fill the host's memory, once per process
             rows = slice(start, start + BLOCK)
             self.images[rows] = torch.from_numpy(np.array(dataset.images[rows]))
         self.labels = torch.from_numpy(np.array(dataset.labels)).to(device)
@@ -62,8 +62,10 @@ class ResidentLoader:
 
 
 def fits(dataset: PackedDataset, device: torch.device) -> bool:
-    """Whether the set takes at most a quarter of the free memory of `device`. On a CPU never: the memory map is
-    already in the memory that is free, and shared by all who read it."""
+    """Return True if the set takes at most a quarter of the free memory of `device`; on a CPU always False.
+
+    On a CPU the memory map already uses free memory, and shares it between all processes that read it.
+    """
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
@@ -71,10 +73,10 @@ def fits(dataset: PackedDataset, device: torch.device) -> bool:
 
 
 def goes_resident(kind: str, dataset: PackedDataset, device: torch.device) -> bool:
-    """What the choice "auto", "memmap" or "resident" comes to for this set and device.
+    """Return True if the choice "auto", "memmap" or "resident" means resident for this set and device.
 
     Raises:
-        ConfigError: "resident", and the set is larger than the free memory of the device.
+        ConfigError: `kind` is another word, or it is "resident" and the set is larger than the device's free memory.
     """
     if kind not in ("auto", "memmap", "resident"):
         raise ConfigError(f"a loader is auto, memmap or resident, got {kind!r}")

@@ -1,4 +1,4 @@
-"""The bundled images: 2,000 of EuroSAT (see `eurosat_sample.md` for source and licence), packed on first use."""
+"""Provide the bundled images: 2,000 of EuroSAT (source and licence: `eurosat_sample.md`), packed on first use."""
 
 import os
 import time
@@ -17,16 +17,16 @@ SOURCE = "EuroSAT sample (Helber et al. 2019, MIT licence, contains Copernicus S
 
 
 def cache_folder() -> Path:
-    """Where gmsop keeps what it can make again: `$GMSOP_CACHE`, or `gmsop` in the user's cache folder."""
+    """Return the folder for what gmsop can make again: `$GMSOP_CACHE`, or `gmsop` in the user's cache folder."""
     if own := os.environ.get("GMSOP_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmsop"
 
 
 def sample_path(progress: bool = False) -> Path:
-    """The packed set of the bundled images: 1,500 for training, 500 for validation, 64 x 64, ten classes.
+    """Return the packed set of the bundled images: 1,500 for training, 500 for validation, 64 x 64, ten classes.
 
-    Decoded into `cache_folder()` the first time (about two seconds); again if what is there is damaged.
+    The first call packs it into `cache_folder()`, in about two seconds. A damaged set is packed again.
 
     Raises:
         WriteError: the cache folder cannot be written.
@@ -40,7 +40,7 @@ def sample_path(progress: bool = False) -> Path:
             try:
                 _pack(path, progress)
                 return path
-            except SetInUseError:  # by another process of the same run, perhaps
+            except SetInUseError:  # perhaps another process of the same run is packing it
                 time.sleep(0.1)
             except WriteError as error:
                 raise WriteError(f"{error}. Set GMSOP_CACHE to a folder that can be written") from error

@@ -1,4 +1,4 @@
-"""Which images, in which order: a permutation per epoch, shared out among ranks, that can be entered anywhere."""
+"""Choose which images come in which order: a permutation per epoch, shared by all ranks, entered anywhere."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[int]):
-    """Indices 0 to `length` - 1 in an order drawn from seed and epoch alone.
+    """Yields the indices 0 to `length` - 1 in an order that depends only on seed and epoch.
 
-    Every rank gets the same number of them, and no two ranks the same one: what cannot be shared out evenly, fewer
-    than there are ranks, waits for another epoch. The ranks' n-th indices are next to each other in the one order, so
-    the images of a step are the same on any number of ranks.
+    Every rank gets the same number of indices, and no index goes to two ranks. A rest that cannot be shared out evenly,
+    fewer than there are ranks, is left out of this epoch. The ranks' n-th indices are neighbours in the common order,
+    so that the images of a step are the same on any number of ranks.
 
     Args:
-        num_replicas: ranks.
+        num_replicas: number of ranks.
         rank: which of them this is.
     """
 
@@ -24,18 +24,18 @@ class EpochSampler(Sampler[int]):
         self._entry = (-1, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Before each epoch; Lightning calls it."""
+        """Choose the epoch whose order comes next. Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def enter(self, epoch: int, start: int) -> None:
-        """Begin in `epoch`, and there with this rank's index number `start`, a multiple of the loader's batch size.
+        """Begin in `epoch` with this rank's index number `start`, a multiple of the loader's batch size.
 
         Other epochs are whole.
         """
         self.epoch, self._entry = epoch, (epoch, start)
 
     def indices(self, epoch: int) -> list[int]:
-        """All of this rank's indices of an epoch, in order."""
+        """Return all of this rank's indices of an epoch, in order."""
         generator = torch.Generator().manual_seed(self.seed + epoch)
         order = torch.randperm(self.length, generator=generator)[self.rank :: self.num_replicas]
         return order[: len(self)].tolist()
@@ -49,7 +49,7 @@ class EpochSampler(Sampler[int]):
 
 
 class RankSampler(Sampler[int]):
-    """Every `num_replicas`-th index in order, from `rank` on: each index once over all ranks, none twice."""
+    """Yields every `num_replicas`-th index in order, from `rank` on: each index occurs once over all ranks."""
 
     def __init__(self, length: int, num_replicas: int = 1, rank: int = 0) -> None:
         self.share = range(rank, length, num_replicas)

@@ -1,4 +1,4 @@
-"""Writing a packed set: under another name until it is whole, read back before it counts."""
+"""Write a packed set under a temporary name until it is complete, and read it back before it counts."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from gmsop.utils.progress import progress_bar
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows has no fcntl
     fcntl = None  # type: ignore[assignment]
 
 
@@ -28,29 +28,30 @@ class SetInUseError(DataError):
 
 
 class PackedWriter:
-    """Writes a packed set under a temporary name, `.NAME.part` beside; `close` makes it appear at `path`, whole.
+    """Writes a packed set under the temporary name `.NAME.part`; `close` moves the complete set to `path`.
 
-    Use as a context manager: on any exception, or if other numbers of images were added than announced, nothing
-    appears. What a killed writer left is unfinished by its name, and the next one replaces it.
+    Use it as a context manager. On any exception, or if the numbers of images are not those announced, nothing appears.
+    What a killed writer leaves has the temporary name, and the next writer replaces it.
 
     Args:
-        path: the folder to make. Must not exist, unless `overwrite`.
+        path: the folder to make. It must not exist, unless `overwrite`.
         image_size: S.
         splits: number of images of each split, in the order they will be added: `{"train": 1500, "val": 500}`. None
-            for a number that is not known beforehand: then `add` and `add_batch` have to say the split.
+            for a number that is not known beforehand: then `add` and `add_batch` must be told the split.
         class_names: label i is `class_names[i]`.
         source: where the images come from, for people.
         filter_name: how they were resized, for people.
-        overwrite: replace the set at `path`; it stays until the new one is complete. (Killed in the very moment of the
-            exchange, it is found in `.NAME.old` beside, and put back by the next writer.)
+        overwrite: replace the set at `path`; it stays until the new one is complete. (If the writer is killed between
+            the two moves, the old set is in `.NAME.old` beside it, and the next writer puts it back.)
         extra: further entries of the description, kept as they are.
         progress: show a bar while `close` reads back what was written.
-        needed: bytes on the disk, where the numbers of images do not tell.
+        needed: bytes needed on the disk, if the numbers of images do not tell.
 
     Raises:
-        DataError: `path` exists, or somebody else is writing it; an image of another shape or type; a label out of
-            range; too many images.
-        WriteError: no space (asked before anything is written), no permission. What stood at `path` is intact.
+        DataError: `path` exists, or another process is writing it; an image has another shape or type; a label is out
+            of range; there are too many images.
+        WriteError: there is no space (checked before anything is written) or no permission. What was at `path` is
+            intact.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class PackedWriter:
         needed: int | None = None,
     ) -> None:
         self.path = Path(path)
-        if self.path.is_symlink():  # what it points to is replaced, not the link
+        if self.path.is_symlink():  # replace what the link points to, not the link
             self.path = self.path.resolve()
         known = [n for n in splits.values() if n is not None]
         if list(splits) != [name for name in SPLITS if name in splits] or not splits or min(known, default=0) < 0:
@@ -89,7 +90,7 @@ class PackedWriter:
                 shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir()
             self._file = (self._folder / "images.npy").open("wb")
-            self._write_header(0)  # NumPy leaves room for the number to grow
+            self._write_header(0)  # NumPy leaves room in the header for a larger number
             self._header_size = self._file.tell()
         except OSError as error:
             raise write_error(path, error) from error
@@ -99,7 +100,7 @@ class PackedWriter:
         self.add_batch(image[None], np.array([label]), split)
 
     def add_batch(self, images: Image, labels: NDArray[Any], split: str | None = None) -> None:
-        """Append images, (k, S, S, 3) uint8 RGB, of one split. `labels`: (k,) integers."""
+        """Append images (k, S, S, 3), uint8 RGB, of one split, with `labels` (k,), integers."""
         total = sum(self.counts.values())
         shape = (self.image_size, self.image_size, 3)
         if images.shape[1:] != shape or images.dtype != np.uint8:
@@ -130,7 +131,7 @@ class PackedWriter:
                 self._histogram[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
 
     def close(self) -> None:
-        """Check that all announced images came and are on the disk as they were added, move the folder into place."""
+        """Check that all announced images are on the disk as they were added, then move the folder into place."""
         for split, count in self.counts.items():
             if self.announced[split] not in (None, count):
                 raise DataError(f"{self.path}: {count} images of {split} were added, {self.announced[split]} announced")
@@ -164,7 +165,7 @@ class PackedWriter:
             }
             (self._folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
             for written in (*self._folder.iterdir(), self._folder):
-                to_disk(written)  # the new name must not reach it before what it names
+                to_disk(written)  # the files must reach the disk before the folder's new name does
             _replace_folder(self._folder, self.path)
         except OSError as error:
             raise write_error(self.path, error) from error
@@ -177,7 +178,7 @@ class PackedWriter:
             if kind is None:
                 self.close()
         finally:
-            with suppress(OSError):  # on a full disk the last block cannot be flushed, and is not wanted any more
+            with suppress(OSError):  # on a full disk the last block cannot be flushed, and nobody needs it
                 self._file.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._lock.release()
@@ -195,7 +196,7 @@ class PackedWriter:
         np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
     def _read_back(self) -> str:
-        """Checksum of the images as they lie on the disk, whose pixels must be those that were added."""
+        """Return the checksum of the image file on the disk, checking that its pixels are those that were added."""
         whole, body = hashlib.sha256(), hashlib.sha256()
         file = self._folder / "images.npy"
         with progress_bar(self.progress) as bar, file.open("rb") as stream:
@@ -211,10 +212,10 @@ class PackedWriter:
 
 
 def require_writable_set(path: Path, overwrite: bool) -> None:
-    """Whether a set may be written to `path`. One that an exchange killed half-way has left aside is there, too.
+    """Refuse a `path` to which no set may be written. A set that a killed writer left aside is put back first.
 
     Raises:
-        DataError: something else is there, or a set and `overwrite` is not given; or it is being written.
+        DataError: something else is there; or a set is there and `overwrite` is false; or it is being written.
     """
     _put_back(path)
     if path.exists():
@@ -225,12 +226,12 @@ def require_writable_set(path: Path, overwrite: bool) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether all that is in the folder is of a packed set."""
+    """Return True if the folder holds nothing but the files of a packed set."""
     return path.is_dir() and {child.name for child in path.iterdir()} <= FILES
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    """Move `new` to `path`. A folder cannot be replaced in one step: the old one steps aside first, then goes."""
+    """Move `new` to `path`. A folder cannot be replaced in one step: the old one is moved aside first, then removed."""
     if not path.exists():
         new.rename(path)
         return
@@ -245,11 +246,11 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def _put_back(path: Path) -> None:
-    """Undo an exchange that was killed half-way; clear away the old set of one that was killed at its end."""
+    """Undo a replacement that was killed between its two moves; remove the old set of one killed after them."""
     aside = path.parent / f".{path.name}.old"
     if not _is_ours(aside):
         return
-    lock = _Lock(path.parent / f".{path.name}.lock")  # somebody else may be in the middle of it
+    lock = _Lock(path.parent / f".{path.name}.lock")  # another process may be in the middle of a replacement
     try:
         if not path.exists():
             aside.rename(path)
@@ -259,7 +260,7 @@ def _put_back(path: Path) -> None:
 
 
 class _Lock:
-    """Held by a living process only: the system lets go of it when the process dies."""
+    """Locks a set for this process. The system releases the lock when the process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, path.open("w")
@@ -269,7 +270,7 @@ class _Lock:
             except BlockingIOError:
                 self._file.close()
                 raise SetInUseError(f"{path.parent / path.name[1:-5]}: another process is writing this set") from None
-            # The one who held it may have removed the file in between: then somebody else can lock a new one.
+            # The former holder may have removed the file in between: then another process can lock a new one.
             if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
                 return
             self._file.close()

@@ -1,1 +1,1 @@
-"""Lightning's Trainer as gmsop uses it, processes and their messages. Knows no model."""
+"""Set up Lightning's Trainer, processes and their messages. Nothing here knows a model."""

@@ -1,4 +1,4 @@
-"""Messages to the user, from the first process of a run alone."""
+"""Print messages to the user, from the first process of a run alone."""
 
 import os
 import sys
@@ -10,27 +10,28 @@ from gmsop.errors import TrainingWarning
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one of its run that prints and writes."""
+    """Return True if this process is the one of its run that prints and writes."""
     if getattr(rank_zero_only, "rank", 0):
         return False
-    machine = os.environ.get("NODE_RANK", "0") if "RANK" not in os.environ else "0"  # Lightning's own launcher
+    # Lightning's own launcher sets no RANK, and counts the processes of each machine from 0.
+    machine = os.environ.get("NODE_RANK", "0") if "RANK" not in os.environ else "0"
     return machine in ("", "0")
 
 
 def warn(text: str) -> None:
-    """A `TrainingWarning`, on the first rank alone."""
+    """Issue a `TrainingWarning`, from the first process alone."""
     if is_first_process():
         warnings.warn(text, TrainingWarning, stacklevel=2)
 
 
 def say(text: str) -> None:
-    """A line on stderr, from the first rank alone; also from a signal's handler."""
+    """Print a line on stderr, from the first process alone. A signal's handler may call it, too."""
     if is_first_process():
         print(f"\ngmsop: {text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Hours and minutes, minutes and seconds, or seconds."""
+    """Format seconds as hours and minutes, as minutes and seconds, or as seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

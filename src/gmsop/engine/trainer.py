@@ -1,4 +1,4 @@
-"""Lightning's Trainer as gmsop uses it: quiet, reproducible on a CPU, with a progress bar when asked."""
+"""Set up Lightning's Trainer as gmsop uses it: quiet, reproducible on a CPU, with a progress bar when asked."""
 
 import logging
 import os
@@ -22,11 +22,12 @@ LOGGER = logging.getLogger("lightning.pytorch")
 
 @contextmanager
 def settings_as_before() -> Iterator[None]:
-    """Undo at the end what a Trainer, and `make_trainer`, set for the whole process: deterministic operation, the
-    filters of warnings and the level of Lightning's logger.
+    """Undo at the end what a Trainer, and `make_trainer`, set for the whole process.
 
-    Meanwhile uninitialised memory is not filled, as it would be in deterministic operation: everything of gmsop's is
-    written before it is read, and filling it costs a training step on a CPU 5 to 15 %.
+    These settings are deterministic operation, the filters of warnings and the level of Lightning's logger.
+
+    Deterministic operation would also fill uninitialised memory. Inside the block this is switched off: everything in
+    gmsop is written before it is read, and filling it costs a training step on a CPU 5 to 15 %.
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -52,13 +53,13 @@ def make_trainer(
     num_nodes: int = 1,
     **options: Any,
 ) -> Trainer:
-    """A Trainer on whatever accelerator there is. On a CPU every operation is deterministic. That, the quiet logger and
-    six filters of Lightning's warnings are settings of the whole process: see `settings_as_before`.
+    """Return a Trainer on whatever accelerator there is. On a CPU every operation is deterministic.
 
-    In a process that `torchrun` has started, `devices` and `num_nodes` are what it says.
+    Deterministic operation, the quiet logger and six filters of Lightning's warnings are settings of the whole process:
+    see `settings_as_before`. In a process that `torchrun` has started, `torchrun` decides `devices` and `num_nodes`.
 
     Raises:
-        ConfigError: devices that are not there.
+        ConfigError: this machine does not have these devices.
     """
     devices, num_nodes = _launched(devices, num_nodes)
     LOGGER.setLevel(logging.WARNING)
@@ -68,7 +69,7 @@ def make_trainer(
     warnings.filterwarnings("ignore", message=".*(exists and is not empty|treespec, LeafSpec).*")
     # gmsop's own loader enters an epoch where the checkpoint left it.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # On several processes: what is logged counts all of them already, and 1x1 weights have strides of no meaning.
+    # With several processes, logged values count all of them already, and strides of 1x1 weights mean nothing.
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     callbacks = list(callbacks or [])
@@ -77,7 +78,7 @@ def make_trainer(
         callbacks.append(_ProgressBar(leave=False))
     options.setdefault("logger", False)
     if options.get("precision") == "16-mixed" and _on_cpu(options.get("accelerator", "auto")):
-        # Lightning itself would take bfloat16 instead; PyTorch has float16 there, fast enough for evaluation.
+        # Lightning itself would take bfloat16 instead; PyTorch has float16 on a CPU, fast enough for evaluation.
         del options["precision"]
         options["plugins"] = [*options.get("plugins", []), MixedPrecision("16-mixed", "cpu")]
     try:
@@ -93,7 +94,7 @@ def make_trainer(
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             **options,
         )
-    except (MisconfigurationException, ValueError) as error:  # an accelerator that is not there, too many devices
+    except (MisconfigurationException, ValueError) as error:  # no such accelerator, or too many devices
         raise ConfigError(f"this machine cannot do that: {error}") from error
 
 
@@ -102,7 +103,7 @@ def _on_cpu(accelerator: str) -> bool:
 
 
 def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
-    """Processes per machine and machines: what `torchrun` says, if it has started this one."""
+    """Return processes per machine and number of machines: as `torchrun` says, if it has started this process."""
     here, everywhere = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("WORLD_SIZE")
     if here and everywhere and by_torchrun():
         return int(here), int(everywhere) // int(here)
@@ -110,12 +111,15 @@ def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
 
 
 def by_torchrun() -> bool:
-    """Whether `torchrun` has started this process; inside a Slurm job its numbers count, not Slurm's."""
+    """Return True if `torchrun` has started this process.
+
+    Inside a Slurm job, `torchrun`'s numbers count then, not Slurm's.
+    """
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class _ProgressBar(TQDMProgressBar):
-    """Counts epochs from 1, as the lines above it do, and shows what the task's `bar` says."""
+    """Counts epochs from 1, as the lines printed above it do, and shows the values that the task's `bar` returns."""
 
     def get_metrics(self, trainer: Trainer, task: Any) -> Any:
         return task.bar() if hasattr(task, "bar") else {}

@@ -1,1 +1,1 @@
-"""What a trained model does: error rates, predictions, the use of its gate."""
+"""Measure what a trained model does: error rates, predictions, the use of its gate."""

@@ -1,4 +1,4 @@
-"""Error rates of a model on a set, and what its gate does there."""
+"""Measure the error rates of a model on a set, and what its gate does there."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from gmsop.models.classifier import PooledClassifier
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors in percent."""
+    """Holds the results of an evaluation. Errors are in percent."""
 
     images: int
     top1_error: float
@@ -38,17 +38,17 @@ class Evaluation:
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the top-1 error."""
+        """Return the 95 % confidence interval of the top-1 error."""
         return wilson_interval(self.top1_error, self.images)
 
     @property
     def top5_interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the top-5 error."""
+        """Return the 95 % confidence interval of the top-5 error."""
         return wilson_interval(self.top5_error, self.images)
 
 
 class EvaluationTask(LightningModule):
-    """Counts errors over whole sets, on any number of ranks. Batches: images (b, S, S, 3) uint8, labels (b,)."""
+    """Counts errors over whole sets, on any number of ranks. A batch is images (b, S, S, 3) uint8 and labels (b,)."""
 
     def __init__(self, model: PooledClassifier) -> None:
         super().__init__()
@@ -59,11 +59,11 @@ class EvaluationTask(LightningModule):
         # Labels are checked where sets are opened; here a check would stop a GPU at every batch.
         self.confusion = MulticlassConfusionMatrix(max(2, classes), validate_args=False)
         self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False)
-        self.total_loss = SumMetric(nan_strategy=math.inf)  # or a loss that is NaN would not count
+        self.total_loss = SumMetric(nan_strategy=math.inf)  # otherwise a loss that is NaN would not count
         self.usage = None if model.gate is None else GateUsage(classes, model.gate.num_components)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 (b, S, S, 3) to the model's input (b, 3, S, S), as `model.pretrained_cfg` says."""
+        """Turn uint8 (b, S, S, 3) into the model's input (b, 3, S, S), as `model.pretrained_cfg` says."""
         return Preprocess.of(self.model.pretrained_cfg).input(images, next(self.model.parameters()).dtype)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
@@ -83,7 +83,7 @@ class EvaluationTask(LightningModule):
         self._evaluation_started = time.perf_counter()
 
     def _result(self) -> Evaluation:
-        """Over all ranks; every rank must call it."""
+        """Return the results over all ranks. Every rank must call this."""
         confusion = self.confusion.compute().cpu()
         right, count = confusion.diagonal(), confusion.sum(1)
         usage = None if self.usage is None else self.usage.compute()
@@ -101,21 +101,24 @@ class EvaluationTask(LightningModule):
         )
 
     def on_test_epoch_start(self) -> None:
+        """Set all counts to zero."""
         self._reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count the errors of one batch."""
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
+        """Keep the results over all ranks in `result`."""
         self.result = self._result()
 
 
 def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset) -> None:
-    """Refuse a set the model cannot be judged on.
+    """Refuse a set that the model cannot be judged on.
 
     Raises:
-        DataError: another number of classes, other names of them, colour images for a model of other channels, or no
-            images.
+        DataError: the set has another number of classes, other names of them, a single class or no images; or the model
+            does not take RGB images.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.path}: the split {dataset.split!r} has no images")
@@ -143,16 +146,17 @@ def evaluate(
     progress: bool = False,
     devices: int | str = 1,
 ) -> Evaluation:
-    """Top-1 and top-5 error of `model` on every image of `dataset`, each counted once, single centre view.
+    """Measure top-1 and top-5 error of `model` on every image of `dataset`, each counted once in a single centre view.
 
     Args:
         batch_size: images at a time on each device.
         precision: one of `PRECISIONS`, as Lightning's Trainer names them.
-        devices: how many of them share the images; "auto": all there are.
+        devices: how many devices share the images; "auto": all there are.
 
     Raises:
-        DataError: see `require_fit`.
-        ConfigError: the model has no classifier; a batch size, number of processes or precision that cannot be.
+        DataError: see `require_fit`; or there are fewer images than devices.
+        ConfigError: the model has no classifier; or the batch size, the number of processes or the precision is not
+            valid.
     """
     require_fit(model, dataset)
     if batch_size < 1 or num_workers < 0:
@@ -173,10 +177,10 @@ def evaluate(
 
 
 def require_share(dataset: PackedDataset | FolderDataset, ranks: int) -> None:
-    """Refuse a set of fewer images than there are processes to share them: one without any would wait for ever.
+    """Refuse a set with fewer images than processes: a process without images would wait for ever.
 
     Raises:
-        DataError: there are.
+        DataError: there are fewer.
     """
     if len(dataset) < ranks:
         raise DataError(

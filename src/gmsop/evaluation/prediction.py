@@ -1,4 +1,4 @@
-"""A model's answer for single image files."""
+"""Classify single image files."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,8 @@ from gmsop.nn import Routing
 
 
 class Prediction(NamedTuple):
+    """Holds a model's answer for one image."""
+
     classes: list[tuple[str, float]]
     """The likeliest classes with their probabilities, best first."""
     components: list[tuple[int, float]] | None

@@ -1,4 +1,4 @@
-"""Confusion matrices and errors per class as CSV files."""
+"""Write confusion matrices and errors per class as CSV files."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -11,19 +11,19 @@ from gmsop.utils.files import writing
 
 
 def write_confusion(path: str | Path, names: Sequence[str], confusion: Tensor) -> None:
-    """The matrix (classes, classes) with a header: a row per true class, a column per answer.
+    """Write the matrix (classes, classes) with a header: a row per true class, a column per answer.
 
     Raises:
-        WriteError: no space, no permission.
+        WriteError: there is no space or no permission.
     """
     _write_rows(path, ["class", *names], ([n, *row] for n, row in zip(names, confusion.tolist(), strict=True)))
 
 
 def write_class_errors(path: str | Path, names: Sequence[str], confusion: Tensor) -> None:
-    """Per class its images, how many were told wrong, the top-1 error in percent, and what it was taken for most.
+    """Write for each class its images, its errors, its top-1 error in percent, and the most common wrong answer.
 
     Raises:
-        WriteError: no space, no permission.
+        WriteError: there is no space or no permission.
     """
     rows: list[list[Any]] = []
     for i, (name, counts) in enumerate(zip(names, confusion, strict=True)):

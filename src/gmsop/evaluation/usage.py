@@ -1,4 +1,4 @@
-"""What a gate does, class by class."""
+"""Count what a gate does, class by class."""
 
 from typing import NamedTuple
 
@@ -10,24 +10,24 @@ from gmsop.nn import Routing
 
 
 class Usage(NamedTuple):
-    """How the images of each class were shared out among the N components."""
+    """Says how the images of each class were shared out among the N components."""
 
     weight: Tensor
     """(classes, N): sum of the gates."""
     chosen: Tensor
     """(classes, N), int64: how many images went there."""
     entropy: float
-    """Of an image's K gates, in nats, averaged over the images: 0 where one takes all, log K where all are equal."""
+    """Entropy of an image's K gates, in nats, averaged over the images: 0 if one takes all, log K if all are equal."""
 
     @property
     def load(self) -> list[float]:
-        """Share of all gate weight that each component got."""
+        """Return each component's share of all gate weight."""
         total = self.weight.sum(0)
         return (total / total.sum().clamp_min(1e-30)).tolist()
 
     @property
     def dead(self) -> list[int]:
-        """Components that no image went to."""
+        """Return the components that no image went to."""
         return (self.chosen.sum(0) == 0).nonzero().flatten().tolist()
 
 
@@ -47,7 +47,7 @@ class GateUsage(Metric):
         self.add_state("entropy", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, routing: Routing, labels: Tensor) -> None:
-        """The gate's decisions on a batch, and its labels (b,)."""
+        """Add the gate's decisions on a batch with labels (b,)."""
         gates = routing.gates.float()
         place = labels[:, None].expand_as(routing.indices), routing.indices
         self.weight.index_put_(place, gates, accumulate=True)
@@ -55,5 +55,6 @@ class GateUsage(Metric):
         self.entropy -= torch.xlogy(gates, gates).sum()
 
     def compute(self) -> Usage:
+        """Return the `Usage` of all batches so far."""
         images = max(1.0, float(self.weight.sum()))  # an image's gates sum to 1
         return Usage(self.weight.cpu(), self.chosen.cpu(), float(self.entropy) / images)

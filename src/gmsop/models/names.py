@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, cast
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 
 from gmsop.backbones import BACKBONES
 from gmsop.errors import ConfigError, UnknownNameError
@@ -85,15 +85,33 @@ def build_spec(spec: ModelSpec) -> PooledClassifier:
     """The model that a description is of, with random weights and timm's `pretrained_cfg`.
 
     Raises:
-        UnknownNameError: no such model.
-        ConfigError: values that cannot work together.
+        UnknownNameError: no such backbone or head.
+        ConfigError: a name that stands for another backbone or head; values that cannot work together.
     """
-    named = named_spec(spec.name)
+    named = named_specs().get(spec.name, spec)
     if (spec.backbone, spec.head) != (named.backbone, named.head):
-        raise ConfigError(
-            f"{spec.name} is a {named.head} model on {named.backbone}, not {spec.head} on {spec.backbone}"
-        )
-    return create_model(spec.name, spec.num_classes, spec.in_chans, **overrides_of(spec))
+        other = f"{spec.head} on {spec.backbone}"
+        raise ConfigError(f"{spec.name} is a {named.head} model on {named.backbone}, not {other}")
+    model = spec.build()
+    cfg = PretrainedCfg(**_input_cfg(spec), architecture=spec.name, num_classes=spec.num_classes)
+    model.pretrained_cfg = model.default_cfg = cfg.to_dict()
+    _fit_input(model)
+    return model
+
+
+def _input_cfg(spec: ModelSpec) -> dict[str, Any]:
+    cfg = dict(BACKBONES[spec.backbone].input)
+    return cfg | {"url": "", "first_conv": f"backbone.{cfg['first_conv']}", "classifier": "fc"}
+
+
+def _fit_input(model: PooledClassifier) -> None:
+    """Make `pretrained_cfg` say what is true of this model's channels and resolution."""
+    cfg, channels = model.pretrained_cfg, model.in_chans
+    if channels != len(cfg["mean"]):  # as timm prepares images of one channel
+        cfg.update({key: (sum(cfg[key]) / len(cfg[key]),) * channels for key in ("mean", "std")})
+        cfg["input_size"] = (channels, *cfg["input_size"][1:])
+    reduction: Any = model.backbone.reduction
+    cfg["pool_size"] = tuple(-(-size // reduction) for size in cfg["input_size"][1:])
 
 
 def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> PooledClassifier:
@@ -103,11 +121,7 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> PooledClassif
             "OUT.safetensors`, or train with `gmsop train`"
         )
     model = build_model_with_cfg(_assemble, name, pretrained, name=name, **kwargs)
-    cfg, channels = model.pretrained_cfg, model.in_chans
-    if channels != len(cfg["mean"]):  # as timm prepares images of one channel
-        cfg.update({key: (sum(cfg[key]) / len(cfg[key]),) * channels for key in ("mean", "std")})
-        cfg["input_size"] = (channels, *cfg["input_size"][1:])
-    cfg["pool_size"] = tuple(-(-size // model.backbone.reduction) for size in cfg["input_size"][1:])
+    _fit_input(model)
     return model
 
 
@@ -121,9 +135,7 @@ def _register(spec: ModelSpec) -> None:
 
     entry.__name__ = entry.__qualname__ = spec.name
     entry.__doc__ = f"{HEADS[spec.head].help}, on {spec.backbone}."
-    cfg = dict(BACKBONES[spec.backbone].input)
-    cfg |= {"url": "", "num_classes": 1000, "first_conv": f"backbone.{cfg['first_conv']}", "classifier": "fc"}
-    default_cfgs.update(generate_default_cfgs({spec.name: cfg}))
+    default_cfgs.update(generate_default_cfgs({spec.name: _input_cfg(spec) | {"num_classes": 1000}}))
     builder: Callable[..., PooledClassifier] = entry
     register_model(builder)
 

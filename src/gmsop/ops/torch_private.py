@@ -13,18 +13,20 @@ from torch.autograd import forward_ad
 _MISSING = object()
 
 
+def _private(owner: Any, name: str) -> Any:
+    return getattr(owner, name, _MISSING)
+
+
 def only_usual_dispatch_keys() -> bool:
     """Whether no mode and no transform has added a dispatch key to those of every eager call; False if unknown."""
-    active = getattr(torch._C, "_dispatch_tls_local_include_set", None)
-    usual = _usual_keys()
-    return active is not None and usual is not None and active().raw_repr() | usual == usual
+    active, usual = _private(torch._C, "_dispatch_tls_local_include_set"), _usual_keys()
+    return active is not _MISSING and usual is not None and active().raw_repr() | usual == usual
 
 
 @cache
 def _usual_keys() -> int | None:
-    keys: Any = getattr(torch._C, "DispatchKey", None)
-    key_set: Any = getattr(torch._C, "DispatchKeySet", None)
-    if keys is None or key_set is None:
+    keys, key_set = _private(torch._C, "DispatchKey"), _private(torch._C, "DispatchKeySet")
+    if keys is _MISSING or key_set is _MISSING:
         return None
     return int((key_set(keys.BackendSelect) | key_set(keys.ADInplaceOrView)).raw_repr())
 
@@ -32,7 +34,7 @@ def _usual_keys() -> int | None:
 def is_exporting() -> bool:
     """Whether `torch.export` is tracing. PyTorch 2.11's own `is_exporting` says so of `torch.compile`, too, which is
     right if slower: the operators then show what they are made of."""
-    flag = getattr(torch.compiler, "_is_exporting_flag", _MISSING)
+    flag = _private(torch.compiler, "_is_exporting_flag")
     return bool(torch.compiler.is_exporting() if flag is _MISSING else flag)
 
 
@@ -40,11 +42,11 @@ def is_transformed() -> bool:
     """Whether a transform of `torch.func` is at work in an eager call; True if unknown."""
     if torch.compiler.is_compiling():
         return False
-    active = getattr(torch._C, "_are_functorch_transforms_active", None)
-    return True if active is None else bool(active())
+    active = _private(torch._C, "_are_functorch_transforms_active")
+    return True if active is _MISSING else bool(active())
 
 
 def has_tangent(*inputs: Tensor) -> bool:
     """Whether one of the inputs is differentiated forwards."""
-    inside = getattr(forward_ad, "_current_level", 0) >= 0
-    return inside and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)
+    level = _private(forward_ad, "_current_level")
+    return (level is _MISSING or level >= 0) and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)

@@ -1,1 +1,1 @@
-"""One HTML page about a run, or comparing several: everything in the one file, readable without a network."""
+"""Write one HTML page about a run, or comparing several: everything is in one file, readable without a network."""

@@ -1,4 +1,4 @@
-"""The page's figures, each an SVG in a data URL."""
+"""Draw the page's figures, each as an SVG in a data URL."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gmsop.runs.metrics import Epochs
 
 WIDTH = 5.2
-"""Inches: two fit side by side on a desk, one is still readable on a phone."""
+"""Width of a figure in inches: two fit side by side on a desk's screen, one is still readable on a phone."""
 
 MAX_LABEL = 32
 """Characters of a name that a figure has room for."""
@@ -26,7 +26,7 @@ MAX_LABEL = 32
 
 def _url(figure: Figure) -> str:
     buffer = io.BytesIO()
-    # Letters stay letters: a browser finds fonts for scripts that Matplotlib's own lacks.
+    # Text stays text: a browser finds fonts for scripts that Matplotlib's own font lacks.
     with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
@@ -38,17 +38,19 @@ def _short(label: str) -> str:
 
 
 def colours(count: int) -> list[str]:
-    """Of so many runs, as #rrggbb; after twenty they come again."""
+    """Return the colours of so many runs, as #rrggbb; after twenty they repeat."""
     pairs = [to_hex(colour) for colour in matplotlib.color_sequences["tab20"]]
     return [(pairs[::2] + pairs[1::2])[i % 20] for i in range(count)]
 
 
 def curves(runs: Sequence[Epochs], keys: Mapping[str, str], label: str, log: bool = False, whole: bool = False) -> str:
-    """Values over epochs, a run in the colour that `colours` gives its place.
+    """Draw values over epochs, each run in the colour that `colours` gives its place.
 
     Args:
-        keys: column of `metrics.csv` to line style.
-        label: of the vertical axis, which is logarithmic with `log`, and of whole numbers with `whole`.
+        keys: maps each column of `metrics.csv` to its line style.
+        label: name of the vertical axis.
+        log: make the vertical axis logarithmic.
+        whole: mark only whole numbers on the vertical axis.
     """
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.add_subplot()
@@ -67,7 +69,7 @@ def curves(runs: Sequence[Epochs], keys: Mapping[str, str], label: str, log: boo
         if whole:
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.update_datalim([(1, 0)])
-        axes.autoscale_view()  # again, for room above a level curve
+        axes.autoscale_view()  # once more, so that a level curve has room above it
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -75,7 +77,7 @@ def curves(runs: Sequence[Epochs], keys: Mapping[str, str], label: str, log: boo
 
 
 def loads(metrics: Epochs) -> str:
-    """Share of the gate weight of each component over the epochs, stacked."""
+    """Draw each component's share of the gate weight over the epochs, stacked."""
     epochs = sorted(metrics)
     count = sum(key.startswith("gate/load_") for key in metrics[epochs[-1]])
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
@@ -91,13 +93,13 @@ def loads(metrics: Epochs) -> str:
 
 
 def heat_map(values: NDArray[Any], rows: Sequence[str]) -> str:
-    """Percent, (rows, columns), with the numbers written in where there is room for them."""
+    """Draw percentages (rows, columns) as a heat map, with the number written in each cell."""
     count, width = values.shape
     figure = Figure(figsize=(max(WIDTH, 1.6 + 0.42 * width), 0.9 + 0.27 * count), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(values, cmap="Blues", vmin=0, aspect="auto")
     axes.set_xticks(range(width), [str(i) for i in range(width)])
-    axes.set_yticks(range(count), map(_short, rows), parse_math=False)  # $ is no formula
+    axes.set_yticks(range(count), map(_short, rows), parse_math=False)  # a $ begins no formula
     axes.set_xlabel("component")
     half = values.max() / 2
     for row in range(count):

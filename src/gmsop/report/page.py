@@ -1,4 +1,4 @@
-"""The page: what is said about each run, and how the runs compare."""
+"""Write the page: what it says about each run, and how the runs compare."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -21,10 +21,10 @@ from gmsop.runs.run_folder import RunFolder, read_run
 from gmsop.utils.files import writing
 
 MAX_ROWS = 40
-"""Classes that a heat map shows."""
+"""Most classes that a heat map shows."""
 
 WORST = 10
-"""Classes that the table of confusions shows."""
+"""Most classes that the table of confusions shows."""
 
 
 def write_report(
@@ -37,16 +37,16 @@ def write_report(
     """Write the page `page` about the run folders `runs`.
 
     Args:
-        data: packed set, of whose val the sample images are; None: the one that each run was trained on, if it is
-            still there.
-        images: how many of val are looked at for them.
+        data: packed set whose val holds the sample images; None: the set that each run was trained on, if it is still
+            there.
+        images: how many val images are searched for samples.
         progress: show a progress bar.
 
     Raises:
-        ConfigError: not a run folder, the same one twice, or none that has finished an epoch.
-        CheckpointError: damaged weights.
-        DataError: `data` is no packed set, or not of the run's classes.
-        WriteError: no space, no permission.
+        ConfigError: a folder is not a run folder, is named twice, or has no finished epoch.
+        CheckpointError: a run's weights are missing or damaged.
+        DataError: `data` is no packed set, or has other classes than the runs.
+        WriteError: there is no space or no permission.
     """
     if images < 1:
         raise ConfigError(f"images must be at least 1, got {images}")
@@ -77,7 +77,7 @@ def write_report(
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
-    """Names of the folders, with those of as many folders above as it takes to tell them apart."""
+    """Return the folders' names, each with as many of the folders above as it takes to tell them apart."""
     paths = [folder.path.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, paths))):
         names = ["/".join(parts[-depth:]) for parts in paths]
@@ -134,7 +134,7 @@ def _curves(metrics: list[Epochs]) -> list[tuple[str, str]]:
 
 
 def _differences(labels: list[str], folders: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
-    """The recipe's keys whose values are not the same in all runs."""
+    """Return the recipe's keys whose values are not the same in all runs, with each run's value."""
     keys = dict.fromkeys(key for folder in folders for key in folder.recipe)
     table = [(key, [str(folder.recipe.get(key, "")) for folder in folders]) for key in keys]
     return [(key, values) for key, values in table if len(set(values)) > 1]
@@ -163,7 +163,7 @@ def _details(label: str, folder: RunFolder, data: str | Path | None, images: int
 
 
 def _heat_rows(folder: RunFolder) -> tuple[list[int], str]:
-    """Which classes to show: all, or those whose images go elsewhere than the average image."""
+    """Choose the classes to show (all, or those whose images go elsewhere than the average image), with a note."""
     weight = folder.arrays["gate_weight"]
     seen = [i for i in range(len(weight)) if weight[i].sum() > 0]
     if len(seen) <= MAX_ROWS:
@@ -175,7 +175,7 @@ def _heat_rows(folder: RunFolder) -> tuple[list[int], str]:
 
 
 def _samples(folder: RunFolder, data: str | Path | None, images: int, progress: bool) -> tuple[list[Any], str]:
-    """Rows of sample images by component, or why there are none."""
+    """Return rows of sample images by component; if there are none, the reason."""
     if "gate_weight" not in folder.arrays:
         return [], ""
     recorded = folder.starts[-1].get("data") if folder.starts else None
@@ -194,7 +194,7 @@ def _samples(folder: RunFolder, data: str | Path | None, images: int, progress: 
 
 
 def _worst(folder: RunFolder) -> list[dict[str, str]]:
-    """The classes with the highest error, and what they were taken for."""
+    """Return the classes with the highest error, and what they were taken for."""
     if "confusion" not in folder.arrays:
         return []
     confusion, names = folder.arrays["confusion"], folder.class_names

@@ -1,4 +1,4 @@
-"""The images that a component loves most."""
+"""Find the images for which a component has the largest gates."""
 
 import base64
 import io
@@ -14,6 +14,8 @@ from gmsop.utils.progress import progress_bar
 
 
 class Sample(NamedTuple):
+    """Holds an image for which a component has a large gate."""
+
     weight: float
     """The component's gate for this image."""
     label: str
@@ -25,7 +27,10 @@ class Sample(NamedTuple):
 def favourites(
     model: PooledClassifier, dataset: PackedDataset, images: int, count: int = 6, progress: bool = False
 ) -> list[list[Sample]]:
-    """For each component, the `count` images with its largest gates, best first, among `images` spread over the set."""
+    """Return for each component the `count` images with its largest gates, best first.
+
+    `images` images, spread evenly over the set, are searched.
+    """
     task = EvaluationTask(model.eval())
     rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().long()
     gates = []

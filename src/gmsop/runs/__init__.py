@@ -1,1 +1,1 @@
-"""The folder that a training run leaves: its files, figures, environment and curves."""
+"""Read and write the folder of a training run: its files, figures, environment and curves."""

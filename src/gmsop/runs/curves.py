@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Draw learning curves."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from gmsop.utils.files import writing
 
 
 def plot_curves(runs: Mapping[str, str | Path], path: str | Path) -> None:
-    """Top-1 error over epochs, on val (solid) and on train (dashed), one colour per run, to a PNG file.
+    """Draw top-1 error over epochs, on val (solid) and on train (dashed), one colour per run, to a PNG file.
 
     Args:
-        runs: label to the run's `metrics.csv`.
+        runs: maps each run's label to its `metrics.csv`.
         path: the picture.
 
     Raises:
-        WriteError: no space, no permission.
+        WriteError: there is no space or no permission.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window system needed
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # this one needs no window system
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

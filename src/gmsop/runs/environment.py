@@ -1,4 +1,4 @@
-"""On what, with what, and from which sources a run was started: `environment.json`, one entry per start."""
+"""Record on what, with what and from which sources a run was started: `environment.json`, one entry per start."""
 
 import json
 import platform
@@ -15,12 +15,12 @@ from gmsop.utils.files import writing
 
 KINDS = {"time": str, "command": list, "machine": str, "processor": str, "threads": int, "gpus": list, "python": str,
          "packages": dict, "data": str, "processes": int}  # fmt: skip
-"""Of an entry's values, but for those that may be None."""
+"""Types of an entry's values, except those that may be None."""
 PACKAGES = ("gmsop", "torch", "torchvision", "lightning", "timm", "triton", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Hardware, versions, the command, and the git states of the working directory and of gmsop's own files."""
+    """Return hardware, versions, the command, and the git states of the working directory and of gmsop's files."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -51,8 +51,11 @@ def _version(package: str) -> str | None:
 
 
 def _git_state(folder: Path, tracked: str = "") -> dict[str, Any] | None:
-    """Commit, and whether files differ from it; None outside a repository, or without git, or if the repository does
-    not hold the file `tracked`: an installed package may lie in somebody else's."""
+    """Return the commit and the files that differ from it; None outside a repository or without git.
+
+    With `tracked`, it is None also if the repository does not hold that file: an installed package may lie inside a
+    repository that is not gmsop's.
+    """
     asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
     if tracked:
         asked.append(["ls-files", "--error-unmatch", tracked])
@@ -67,17 +70,20 @@ def _git_state(folder: Path, tracked: str = "") -> dict[str, Any] | None:
 
 
 def note_start(file: Path, **more: Any) -> None:
-    """Add an entry, for this start of the run.
+    """Add an entry to `file` for this start of the run.
 
     Raises:
-        WriteError: no space, no permission.
+        WriteError: there is no space or no permission.
     """
     with writing(file) as temporary:
         temporary.write_text(json.dumps([*read_starts(file), describe_environment() | more], indent=1))
 
 
 def read_starts(file: Path) -> list[dict[str, Any]]:
-    """The entries, oldest first, without those that are not as `note_start` writes them; none of a damaged file."""
+    """Return the entries, oldest first, without those that are not as `note_start` writes them.
+
+    A missing or damaged file has none.
+    """
     try:
         entries = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a run leaves as CSV, a row per epoch: `metrics.csv`, and `timing.csv` beside it."""
+"""Read and write what a run leaves as CSV, a row per epoch: `metrics.csv`, and `timing.csv` beside it."""
 
 import csv
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ Epochs = dict[int, dict[str, float]]
 
 
 def read_metrics(path: str | Path) -> Epochs:
-    """Epoch (from 0) to the values logged in it.
+    """Return the values logged in each epoch, by its number (from 0).
 
     Raises:
-        OSError: no such file.
-        DataError: damaged.
+        OSError: there is no such file.
+        DataError: the file is damaged.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         try:
@@ -28,15 +28,17 @@ def read_metrics(path: str | Path) -> Epochs:
 
 
 def total_seconds(timing: Epochs) -> float:
-    """Of training and validation, of all epochs in a run's `timing.csv`."""
+    """Return the seconds of training and validation, over all epochs in a run's `timing.csv`."""
     return sum(row.get("train_seconds", 0) + row.get("val_seconds", 0) for row in timing.values())
 
 
 def set_aside_damaged(path: Path) -> Path | None:
-    """The new name of a CSV file that cannot be read, if it could not: its place is free then.
+    """Rename a CSV file that is damaged, so that its name is free. Return its new name, or None.
+
+    None means that the file is missing or not damaged.
 
     Raises:
-        WriteError: it cannot be renamed.
+        WriteError: the file cannot be renamed.
     """
     try:
         read_metrics(path)
@@ -52,12 +54,13 @@ def set_aside_damaged(path: Path) -> Path | None:
 
 
 def log_epoch(path: str | Path, epoch: int, values: Mapping[str, float]) -> None:
-    """Write the row of `epoch`. Later rows, of a run that was stopped and is resumed from before them, go.
+    """Write the row of `epoch`, and remove the rows of later epochs.
 
-    The file is replaced whole: a crash leaves the old one or the new one.
+    Later rows are left from a run that was stopped and is resumed from before them. The file is replaced whole: a crash
+    leaves the old one or the new one.
 
     Raises:
-        WriteError: no space, no permission.
+        WriteError: there is no space or no permission.
     """
     path = Path(path)
     rows: Epochs = read_metrics(path) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""What a run folder says."""
+"""Read what a run folder says."""
 
 import zipfile
 import zlib
@@ -26,12 +26,12 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading a file may raise that is not as a run wrote it."""
+"""Errors that reading a missing or damaged file may raise."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, finished or not, as its files tell it."""
+    """Holds what the files of a run, finished or not, say about it."""
 
     path: Path
     recipe: dict[str, Any]
@@ -40,35 +40,40 @@ class RunFolder:
     starts: list[dict[str, Any]]
     """`environment.json`: one entry per start."""
     model: PooledClassifier
-    """Of the best epoch."""
+    """The model with the weights of the best epoch."""
     arrays: dict[str, NDArray[Any]] = field(repr=False)
     """`validation.npz`: confusion, and gate_weight and gate_chosen where there is a gate."""
 
     @property
     def name(self) -> str:
+        """Return the folder's own name."""
         return self.path.resolve().name
 
     @property
     def class_names(self) -> list[str]:
+        """Return the names of the model's classes, or their numbers if it has no names."""
         return self.model.pretrained_cfg.get("label_names") or [str(i) for i in range(self.model.num_classes)]
 
     @property
     def best_epoch(self) -> int:
-        """The one whose weights were kept; in a folder that does not say, the one of the lowest error."""
+        """Return the epoch whose weights were kept; if the folder does not say, the one with the lowest error."""
         if (kept := int(self.arrays.get("epoch", -1))) in self.metrics:
             return kept
         return min(self.metrics, key=lambda epoch: (self.metrics[epoch]["val/top1_error"], epoch))
 
     @property
     def val_images(self) -> int:
+        """Return how many val images were evaluated; 0 if the folder does not say."""
         return int(self.arrays["confusion"].sum()) if "confusion" in self.arrays else 0
 
     @property
     def parameters(self) -> int:
+        """Return how many parameters the model has."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def seconds(self) -> float:
+        """Return the seconds of training and validation, over all epochs."""
         return total_seconds(self.timing)
 
 
@@ -76,8 +81,8 @@ def read_run(path: Path) -> RunFolder:
     """Read a run folder.
 
     Raises:
-        ConfigError: not a run folder, or one without a finished epoch.
-        CheckpointError: its weights are damaged.
+        ConfigError: it is not a run folder, is damaged, or has no finished epoch.
+        CheckpointError: its weights are missing or damaged.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: a file; a report is about the folder of a run")
@@ -119,7 +124,7 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def _or_empty(read: Any, empty: Any) -> Any:
-    """A page is made of what is there."""
+    """Return what `read` reads, or `empty` if the file is missing or damaged: a page shows what is there."""
     try:
         return read()
     except DAMAGED:

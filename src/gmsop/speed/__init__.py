@@ -1,1 +1,1 @@
-"""How fast the head is, on the hardware at hand, against other ways to the same numbers: `gmsop benchmark`."""
+"""Measure how fast the head is on this machine, against other ways to the same numbers: `gmsop benchmark`."""

@@ -1,4 +1,4 @@
-"""What the head is measured against: other ways to compute the same numbers, written here for that purpose."""
+"""Compute the head's numbers in other ways; they are here only to measure the head against them."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from gmsop.ops import eigh_sqrt, triu_vectorize
 
 
 def plain_covariance(x: Tensor) -> Tensor:
-    """Covariance (B, D, D) of (B, D, M) in two lines, differentiated by autograd."""
+    """Compute the covariance (B, D, D) of (B, D, M) in two lines, differentiated by autograd."""
     centred = x - x.mean(2, keepdim=True)
     return torch.bmm(centred, centred.mT) / x.shape[2]
 
 
 def plain_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
-    """Newton-Schulz iterations as the paper writes them, batched, differentiated by autograd."""
+    """Run Newton-Schulz iterations as the paper writes them, batched, differentiated by autograd."""
     identity = torch.eye(cov.shape[1], device=cov.device, dtype=cov.dtype)
     trace = cov.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     y, z = cov / trace, identity.expand_as(cov)
@@ -29,18 +29,21 @@ def plain_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
 
 
 def plain(x: Tensor, num_iters: int = 3) -> Tensor:
-    """Second-order pooling with plain PyTorch autograd."""
+    """Compute second-order pooling with plain PyTorch autograd."""
     return triu_vectorize(plain_sqrt(plain_covariance(x), num_iters))
 
 
 def eigh(x: Tensor, num_iters: int = 3) -> Tensor:
-    """The exact root by eigendecomposition: another number, for its time alone."""
+    """Compute the exact root by eigendecomposition. Its numbers are others; only its time is compared."""
     return triu_vectorize(eigh_sqrt(plain_covariance(x)))
 
 
 def stored(x: Tensor, num_iters: int = 3) -> Tensor:
-    """Second-order pooling the way the public fast MPN-COV layer goes about it: a centring matrix of M x M, every
-    iterate kept, eighteen products backward for three iterations, a Python loop over the batch."""
+    """Compute second-order pooling the way the public fast MPN-COV layer does.
+
+    That is: a centring matrix of M x M, every iterate kept, eighteen products backward for three iterations, and a
+    Python loop over the batch.
+    """
     return triu_vectorize(_StoredSqrt.apply(_CentringCovariance.apply(x), num_iters))
 
 
@@ -86,7 +89,7 @@ class _StoredSqrt(torch.autograd.Function):
             dp = y.bmm(dy) + dz.bmm(z)
             dy, dz = dy.bmm(p) - 0.5 * z.bmm(dp), p.bmm(dz) - 0.5 * dp.bmm(y)
         out = dy / trace
-        for b in range(len(out)):  # the trace's own share, image by image
+        for b in range(len(out)):  # add the gradient through the trace, image by image
             of_root = 0.5 * (grad[b] * ys[-1][b]).sum() / trace[b, 0, 0].sqrt()
             of_scale = (dy[b] * ys[0][b]).sum() / trace[b, 0, 0]
             out[b] += (of_root - of_scale) * identity

@@ -1,4 +1,4 @@
-"""The head's table of `gmsop benchmark`."""
+"""Measure the head's table of `gmsop benchmark`."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ def head_table(device: torch.device, small: bool = False) -> Iterator[Measuremen
                 routing = head.gate(x)
             parameters = list(head.components.parameters())
             inputs = [x, *parameters]
-            with torch.no_grad():  # each row of one sign: where a sum is near zero, rounding decides a ReLU's gradient
+            with torch.no_grad():  # one sign per row: where a sum is near zero, rounding would decide a ReLU's gradient
                 for weight in parameters:
                     weight.abs_()[::2].neg_()
             ways = {"loop over components": head._one_by_one, "gmsop": head._mix}
@@ -46,7 +46,7 @@ def _training(
 
 
 def _mixture_in_float64(head: GatedMixture, x: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
-    """What comes out of the loop over components, and its gradients, in float64."""
+    """Return the output of the loop over components, and its gradients, in float64."""
     exact, x = copy.deepcopy(head).double(), x.detach().double().requires_grad_()
     out = exact._one_by_one(x, routing._replace(gates=routing.gates.double()))
     return out, _flat(torch.autograd.grad(out.sum(), [x, *exact.components.parameters()]))

@@ -1,4 +1,4 @@
-"""The table of inference of `gmsop benchmark`."""
+"""Measure the table of inference of `gmsop benchmark`."""
 
 import importlib.util
 import tempfile
@@ -21,7 +21,7 @@ from gmsop.speed.timing import Measurement, compare, relative_error
 def inference_table(device: torch.device, small: bool = False, models: str = "*") -> Iterator[Measurement]:
     """Latency of models in evaluation at batch 1 and 64: eager, compiled, onnxruntime where it is installed.
 
-    In turn with the same backbone under average pooling, eager, so that the ratios say what another head costs.
+    The same backbone under average pooling, eager, is timed in turn, so that the ratios say what another head costs.
     """
     names = (
         ["gap_tiny", "gm_sop_4_2_tiny"]
@@ -50,7 +50,7 @@ def inference_table(device: torch.device, small: bool = False, models: str = "*"
 
 
 def _untrained(name: str, device: torch.device) -> torch.nn.Module:
-    """For evaluation; a gate, if it has one, that decides."""
+    """Return an untrained model for evaluation. A gate, if it has one, gets random weights, so that it decides."""
     model = create_model(name).to(device).eval()
     for parameter in (p for n, p in model.named_parameters() if n.endswith("gate.weight")):
         torch.nn.init.normal_(parameter)
@@ -76,7 +76,7 @@ def _onnx(model: torch.nn.Module, images: Tensor) -> Callable[[], Any]:
     with tempfile.TemporaryDirectory() as folder:
         program.save(f"{folder}/model.onnx")
         options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow the others down
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads would slow others
         session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: images.numpy()}
     return lambda: session.run(None, feed)[0]

@@ -1,4 +1,4 @@
-"""The operator's table of `gmsop benchmark`."""
+"""Measure the operator's table of `gmsop benchmark`."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,7 +26,7 @@ def operator_table(device: torch.device, small: bool = False) -> Iterator[Measur
     if not small:
         candidates["torch.compile of plain"] = torch.compile(baselines.plain)
         candidates["eigh (exact root)"] = baselines.eigh
-    few = torch.arange(batch)[[0, 1, -2, -1]]  # the first and, where a kernel takes one image after the other, the last
+    few = torch.arange(batch)[[0, 1, -2, -1]]  # the last, too: a kernel may take one image after the other
     small_x = x.detach()[few].double().cpu().requires_grad_()
     errors, runs = {}, {}
     for name, function in candidates.items():

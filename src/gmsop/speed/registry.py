@@ -1,4 +1,4 @@
-"""The register of the tables of `gmsop benchmark`, by name."""
+"""Register the tables of `gmsop benchmark` by name."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,8 +7,8 @@ from gmsop.speed.timing import Measurement
 from gmsop.utils.registry import Registry
 
 Table = Callable[..., Iterator[Measurement]]
-"""`table(device, small)` measures row after row; the first line of its docstring is the title. Besides it may take
-`models`, a pattern of names."""
+"""`table(device, small)` yields row after row; the first line of its docstring is printed as the title. It may take
+`models`, too: a pattern of names."""
 
 TABLES: Registry[Table] = Registry("table", "gmsop.speed")
 
@@ -17,7 +17,7 @@ FLOAT32 = 1e-4
 
 
 def register_table(name: str) -> Callable[[Table], Table]:
-    """Enter the decorated function as a table.
+    """Register the decorated function as the table `name`.
 
     Raises:
         ConfigError: the name is taken.

@@ -1,4 +1,4 @@
-"""The training step's table of `gmsop benchmark`."""
+"""Measure the training step's table of `gmsop benchmark`."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,7 +15,7 @@ from gmsop.speed.timing import Measurement, compare
 def step_table(device: torch.device, small: bool = False) -> Iterator[Measurement]:
     """A training step of ResNet-18 on images that are there already: forward, backward, SGD.
 
-    On a GPU compiled, in bfloat16 autocast and channels_last, at batch 256; on a CPU in float32 at batch 16.
+    On a GPU it is compiled, in bfloat16 autocast and channels_last, at batch 256; on a CPU in float32 at batch 16.
     """
     batch = 2 if small else 256 if device.type == "cuda" else 16
     names = ["gap_resnet18", "gm_sop_16_8_resnet18"] + ([] if small else ["sr_sop_resnet18", "gm_gap_16_8_resnet18"])
@@ -26,7 +26,7 @@ def step_table(device: torch.device, small: bool = False) -> Iterator[Measuremen
 
 
 def training_step(name: str, batch: int, device: torch.device) -> Callable[[], Tensor]:
-    """One step of `step_table`; gives the loss, on the device."""
+    """Return a function that runs one step of `step_table` and returns the loss, on the device."""
     images = torch.randn(batch, 3, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (batch,), device=device)
     model = create_model(name).to(device).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Paired timing: correctness first, then all candidates in turn, round after round, so that drift hits them alike."""
+"""Time candidates in turn, round after round, so that drift hits them alike, after checking that they are correct."""
 
 import contextlib
 import os
@@ -21,13 +21,12 @@ class WrongResultError(GmsopError):
 
 @dataclass
 class Measurement:
-    """One candidate in one case."""
+    """Holds the figures of one candidate in one case."""
 
     case: str
     candidate: str
     error: float
-    """Relative error of output and gradients, the largest, against float64; of a training step, 0 if its loss is
-    finite."""
+    """Largest relative error of output and gradients against float64; for a training step, 0 if its loss is finite."""
     milliseconds: float
     """Median over the rounds."""
     spread: float
@@ -35,9 +34,10 @@ class Measurement:
     peak_mib: float
     """Most memory taken at once beyond what was there before."""
     ratio: float
-    """Times the first candidate's speed: the median, over the rounds, of its time over this one's."""
+    """Speed relative to the first candidate: the median, over the rounds, of the first one's time over this one's."""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the figures by name."""
         return asdict(self)
 
 
@@ -52,7 +52,7 @@ def compare(
     """Time `candidates` side by side; the first is the baseline of the ratios.
 
     Raises:
-        WrongResultError: an error exceeds its bound (NaN does): nothing is timed.
+        WrongResultError: an error exceeds its bound or is NaN; nothing is timed then.
     """
     for name, bound in bounds.items():
         if not errors[name] <= bound:
@@ -79,7 +79,7 @@ def compare(
 
 
 def make_current(device: torch.device) -> torch.device:
-    """The device, with its number, as the one whose time and memory are measured."""
+    """Make the device the one whose time and memory are measured; return it with its number."""
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)
@@ -87,6 +87,7 @@ def make_current(device: torch.device) -> torch.device:
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Return how many seconds one call of `run` takes."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -100,7 +101,7 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> float:
-    """In MiB, beyond what is taken when `run` begins."""
+    """Return the most memory that `run` takes at once, in MiB, beyond what is taken when it begins."""
     run()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -123,7 +124,7 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> float:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """The profiler's library writes there what it does, and no setting stops it."""
+    """Silence stderr, because the profiler's library writes there what it does, and no setting stops it."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
@@ -136,5 +137,6 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference over the norm of `expected`, computed in float64."""
     found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
     return ((found - expected).norm() / expected.norm()).item()

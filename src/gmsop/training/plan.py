@@ -14,7 +14,7 @@ from gmsop.evaluation.error_rates import require_fit
 from gmsop.models import PooledClassifier
 from gmsop.training.checkpoints import LAST, has_checkpoint
 from gmsop.training.model import fresh_model
-from gmsop.training.optimizer import optimizer_of
+from gmsop.training.optimizer import create_optimizer
 from gmsop.training.recipe import Recipe
 from gmsop.training.resume import RunComplete, fingerprint, open_checkpoint
 from gmsop.training.run_files import WEIGHTS, finish_folder
@@ -54,13 +54,13 @@ def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_
         ConfigError, RunComplete, DataError, CheckpointError, WriteError: see `gmsop.training.run.train`.
     """
     recipe.check()
-    optimizer_of(recipe)
     first = is_first_process()
     resume = _where_to_go_on(out, resume, show)
     train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
     _require_trainable(train_set, recipe)
     pl.seed_everything(recipe.seed, verbose=False)
     model = fresh_model(recipe, train_set)
+    create_optimizer(model, recipe)  # or what it refuses would show when the folder has been begun
     if show:
         print(f"{len(train_set):,} images of {model.num_classes} classes, {len(val_set):,} to validate on", flush=True)
     require_fit(model, train_set)

@@ -1,1 +1,1 @@
-"""What every room may use: files, progress, options, registers of names."""
+"""Provide what every package of gmsop may use: files, progress bars, options, registries of names."""

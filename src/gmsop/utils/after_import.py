@@ -1,4 +1,4 @@
-"""Something to do once another package is imported: at once if it is already, else when it is."""
+"""Run something once another package is imported: at once if it is already, else when it is."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def after_import(package: str, action: Callable[[], object]) -> None:
-    """Call `action` after `package` was imported, without importing it."""
+    """Call `action` as soon as `package` is imported; `package` is not imported by this call."""
     if package in sys.modules:
         action()
     else:
@@ -17,7 +17,7 @@ def after_import(package: str, action: Callable[[], object]) -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Waits for the import of one package, and steps aside."""
+    """Waits for the import of one package, and then removes itself."""
 
     def __init__(self, package: str, action: Callable[[], object]) -> None:
         self.package, self.action = package, action
@@ -35,7 +35,7 @@ class _Watch(MetaPathFinder):
 
 
 class _LoaderWithAction(Loader):
-    """The package's own loader, and the action after it."""
+    """Loads the package with the package's own loader, then calls the action."""
 
     def __init__(self, loader: Loader, action: Callable[[], object]) -> None:
         self.loader, self.action = loader, action

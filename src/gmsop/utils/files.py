@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves either the old one or the new one, never half of one."""
+"""Write files so that a crash or a full disk leaves either the old file or the new one, never half of one."""
 
 import errno
 import hashlib
@@ -13,15 +13,15 @@ from gmsop.errors import GmsopError
 
 
 class WriteError(GmsopError, OSError):
-    """A file or folder that could not be written."""
+    """A file or folder could not be written."""
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """A temporary path next to `path`, moved onto it when the block ends well and removed when it does not.
+    """Yield a temporary path next to `path`; move it onto `path` if the block ends well, remove it if not.
 
     Raises:
-        WriteError: no space, no permission, no such folder. The file that stood at `path` is intact.
+        WriteError: there is no space, no permission or no such folder. The file that was at `path` is intact.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -29,11 +29,11 @@ def writing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         new.touch(exist_ok=False)
-        temporary = new  # ours to remove
+        temporary = new  # from here on, the file is ours to remove
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # as the user wants files to be, however this one was written
-        to_disk(temporary)  # the new name must not reach the disk before what it names
+        temporary.chmod(mode)  # a writer may have changed the permissions that the user's files have
+        to_disk(temporary)  # the content must reach the disk before the new name does
         temporary.replace(path)
         to_disk(path.parent)
     except OSError as error:
@@ -44,8 +44,8 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 
 def to_disk(path: Path) -> None:
-    """Return when a file, or the names in a folder, are where a power cut leaves them."""
-    if path.is_dir() and os.name == "nt":  # where folders cannot be opened
+    """Return only when a file, or the list of names in a folder, would survive a power cut."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
@@ -55,14 +55,14 @@ def to_disk(path: Path) -> None:
 
 
 def write_error(path: str | Path, error: OSError) -> WriteError:
-    """The cause in words a user can act on."""
+    """Turn an `OSError` into a `WriteError` with words that a user can act on."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     reason = "no space left on the disk" if full else error.strerror or str(error)
     return WriteError(f"cannot write {path}: {reason}. What was there before is unchanged")
 
 
 def digest(path: str | Path, algorithm: str = "sha256") -> str:
-    """Checksum of a file, in hexadecimal."""
+    """Return the checksum of a file, in hexadecimal."""
     state = hashlib.new(algorithm)
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -74,7 +74,7 @@ def require_space(folder: Path, needed: int) -> None:
     """Refuse at the start what would fail at the end.
 
     Raises:
-        WriteError: less than `needed` bytes are free in `folder`.
+        WriteError: fewer than `needed` bytes are free in `folder`.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -1,4 +1,4 @@
-"""Options read from a signature: names, types, ranges and defaults; and the check of values against them.
+"""Read options from a signature (names, types, ranges, defaults), and check values against them.
 
 A range stands in the annotation, `Annotated[int, Range(least=1)]`: nothing is known about an option by its name.
 """
@@ -15,7 +15,7 @@ from gmsop.errors import ConfigError
 
 @dataclass(frozen=True, repr=False)
 class Range:
-    """The numbers that an option takes: from `least` or above `above`, up to `most` or below `below`."""
+    """Holds the numbers that an option takes: from `least` or above `above`, up to `most` or below `below`."""
 
     least: float = -math.inf
     above: float = -math.inf
@@ -23,6 +23,7 @@ class Range:
     below: float = math.inf
 
     def holds(self, value: float) -> bool:
+        """Return True if the value is in the range; NaN and infinity never are."""
         return self.least <= value <= self.most and self.above < value < self.below if math.isfinite(value) else False
 
     def __str__(self) -> str:
@@ -31,7 +32,7 @@ class Range:
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{words} {bound:.12g}" for words, bound in bounds.items() if math.isfinite(bound))
 
-    __repr__ = __str__  # how `--help` shows it
+    __repr__ = __str__  # `--help` shows this
 
 
 PositiveInt = Annotated[int, Range(least=1)]
@@ -42,7 +43,7 @@ Share = Annotated[float, Range(least=0, below=1)]
 
 
 class Option(NamedTuple):
-    """An option with its type, as annotated, and its default."""
+    """Describes an option: its name, its type as annotated, and its default."""
 
     name: str
     type: Any
@@ -52,14 +53,14 @@ class Option(NamedTuple):
         """Refuse a value of another type, or out of range.
 
         Raises:
-            ConfigError: naming the option, what it takes and what was given.
+            ConfigError: the value is refused; the text names the option, what it takes and what was given.
         """
         if not is_valid(value, self.type):
             raise ConfigError(f"{self.name} must be {in_words(self.type)}, got {value!r}")
 
 
 def options_of(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, Option]:
-    """The parameters of a function or class that have a default, but for those in `skip`."""
+    """Return the parameters of a function or class that have a default, except those in `skip`."""
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.default is not p.empty and p.name not in skip]
@@ -67,8 +68,11 @@ def options_of(function: Callable[..., Any], skip: Collection[str] = ()) -> dict
 
 
 def is_valid(value: Any, kind: Any) -> bool:
-    """`isinstance` in the sense of YAML and JSON, ranges included: a whole number is a float too, a bool is no number,
-    a list is a tuple, and no number is NaN or infinite."""
+    """Return True if the value has this type in the sense of YAML and JSON, and is in its range.
+
+    A whole number is a float too, a bool is no number, a list is a tuple but must not be empty, and no number is NaN or
+    infinite.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -94,7 +98,7 @@ def is_valid(value: Any, kind: Any) -> bool:
 
 
 def in_words(kind: Any) -> str:
-    """What a value of this type is called in an error."""
+    """Return what an error calls a value of this type."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         ranges = " and ".join(str(extra) for extra in inner[1:] if isinstance(extra, Range))

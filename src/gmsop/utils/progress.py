@@ -1,4 +1,4 @@
-"""The progress of everything that takes long: what, how far, how fast, how much longer."""
+"""Show the progress of everything that takes long: what, how far, how fast, how much longer."""
 
 import time
 from typing import Any
@@ -12,9 +12,9 @@ EVERY = 30.0
 
 
 def progress_bar(show: bool) -> Progress:
-    """A bar on stderr, gone when done; a line now and then where that is no terminal but the log of a job.
+    """Return a bar on stderr that is gone when done. In the log of a job, it prints a line now and then instead.
 
-    Tasks of more than 100 million steps are bytes.
+    A task of more than 100 million steps is taken to count bytes.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
@@ -24,7 +24,7 @@ def progress_bar(show: bool) -> Progress:
 
 
 class _Lines(Progress):
-    """A bar that is not drawn: every half minute it says where it would be."""
+    """Prints a line every half minute instead of drawing a bar."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Named choices of one kind. Each registers itself in a file of its own, in the room of its kind."""
+"""Keep named choices of one kind. Each registers itself in a file of its own, in the package of its kind."""
 
 import pkgutil
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for. All files of the package are imported when it is first asked.
+    """Maps names to what they stand for. All files of the package are imported when it is first asked.
 
     Args:
-        kind: what an entry is called in errors.
+        kind: what errors call an entry.
         package: where the files lie, such as "gmsop.heads".
     """
 
@@ -24,7 +24,7 @@ class Registry(Generic[T]):
         self._complete = self._loading = False
 
     def add(self, name: str, entry: T) -> None:
-        """Enter a choice.
+        """Register an entry.
 
         Raises:
             ConfigError: the name is taken.
@@ -34,15 +34,15 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def names(self) -> list[str]:
-        """All names, in the order of the files."""
+        """Return all names, in the order of the files."""
         self._load()
         return list(self._entries)
 
     def __getitem__(self, name: str) -> T:
-        """The entry of that name.
+        """Return the entry of that name.
 
         Raises:
-            UnknownNameError: there is none; the text lists the nearest.
+            UnknownNameError: there is none; the text lists the nearest names.
         """
         self._load()
         if name not in self._entries:
@@ -59,7 +59,7 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._complete:
             return
-        if self._loading:  # what is asked now would be answered from half of the names
+        if self._loading:  # half of the names would answer what is asked now
             raise ImportError(f"a file of {self.package} asks for the names of all {self.kind}s while it is imported")
         self._loading = True
         try:

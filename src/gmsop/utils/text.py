@@ -1,4 +1,4 @@
-"""The text files that come with data sets."""
+"""Read the text files that come with data sets."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +7,10 @@ from gmsop.errors import DataError
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    """The lines of a text file, one after the other: that of Places-365 has 1.8 million.
+    """Yield the lines of a text file one by one, because that of Places-365 has 1.8 million.
 
     Raises:
-        DataError: missing, or not UTF-8.
+        DataError: the file is missing, or not UTF-8.
     """
     try:
         with file.open(encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""Folders within folders."""
+"""Walk through folders within folders."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,10 +6,12 @@ from pathlib import Path
 
 
 def walk(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Every folder below, through links as torchvision goes, with the names of its files; none within itself.
+    """Yield `folder` and every folder below it, each with the names of its files.
+
+    Links are followed, as in torchvision, but not into a folder that holds the link.
 
     Args:
-        on_error: told of a folder that cannot be read, which is passed over otherwise.
+        on_error: called with the error of a folder that cannot be read. Such a folder is skipped if this returns.
     """
     for inner, children, names in os.walk(folder, onerror=on_error, followlinks=True):
         links = {child for child in children if Path(inner, child).is_symlink()}

@@ -218,7 +218,7 @@ def _load_safetensors(path: Path) -> PooledClassifier:
     if "gmsop" not in metadata:
         raise CheckpointError(
             f"{path}: holds weights but no description of a gmsop model. Build the model and use load_state_dict, "
-            "or write the file with gmsop.checkpoint.save_model"
+            "or write the file with gmsop.save_model"
         )
     return rebuild(json.loads(metadata["gmsop"]), state, path)
 

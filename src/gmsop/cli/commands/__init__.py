@@ -1,1 +1,1 @@
-"""The commands, a command a file, each with SUMMARY, EXAMPLE, `arguments` and `run`."""
+"""Define the commands, one per file, each with SUMMARY, EXAMPLE, `arguments` and `run`."""

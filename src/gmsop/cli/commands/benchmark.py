@@ -1,4 +1,4 @@
-"""`gmsop benchmark`: times on this machine."""
+"""`gmsop benchmark` measures times on this machine."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ EXAMPLE = "gmsop benchmark operator head --json figures.json"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("tables", nargs="*", help="operator, head, step, inference; default: operator and head")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--models", default="*", help="which models `inference` times, for example '*_resnet18'")
@@ -25,6 +26,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     import json
     from inspect import signature
 
@@ -35,7 +37,7 @@ def run(args: Namespace) -> None:
     from gmsop.utils.files import writing
 
     for name in args.tables:
-        TABLES[name]  # or an error that names the nearest
+        TABLES[name]  # an unknown name is an error before anything is measured
     device = benchmark_device(args.device)
     about = {
         "hardware": torch.cuda.get_device_name(device)
@@ -55,7 +57,7 @@ def run(args: Namespace) -> None:
                     rows.append(row)
                     status.update(f"measuring: {name}; done: {row.case}, {row.candidate}")
                     figures[name] = [row.as_dict() for row in rows]
-                    if args.json:  # as they come: a long run that is stopped has not been for nothing
+                    if args.json:  # after every row, so that a long run that is stopped leaves its figures
                         with writing(args.json) as file:
                             file.write_text(json.dumps({**about, "tables": figures}, indent=1))
         out.print(f"\n{(TABLES[name].__doc__ or name).splitlines()[0]}")
@@ -75,13 +77,18 @@ def run(args: Namespace) -> None:
 
 
 def asked_device(argv: Sequence[str]) -> "torch.device":
-    """The device of a command line of `gmsop benchmark`, for what a script measures besides."""
+    """Return the device that a command line of `gmsop benchmark` asks for. Scripts that measure more use it."""
     words = ArgumentParser(exit_on_error=False)
     arguments(words, argv)
     return benchmark_device(words.parse_args(list(argv)).device)
 
 
 def benchmark_device(name: str) -> "torch.device":
+    """Return the device that --device names, made the current one.
+
+    Raises:
+        ConfigError: the device is not there, or is neither a CPU nor a CUDA device.
+    """
     import torch
 
     from gmsop.speed.timing import make_current
@@ -100,7 +107,10 @@ def benchmark_device(name: str) -> "torch.device":
 
 @contextmanager
 def _no_tf32_in_convolutions() -> Iterator[None]:
-    """cuDNN's default is three digits in float32, which neither agree with float64 nor compare fairly."""
+    """Switch off cuDNN's default of three digits in float32 convolutions.
+
+    Results with it neither agree with float64 nor compare fairly.
+    """
     import torch
 
     before = torch.backends.cudnn.allow_tf32

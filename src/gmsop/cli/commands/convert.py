@@ -1,4 +1,4 @@
-"""`gmsop convert`: the authors' weights."""
+"""`gmsop convert` converts the authors' weights."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,13 @@ EXAMPLE = "gmsop convert net-epoch-60.mat gm_sop_resnet18.safetensors"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("source", type=str, help="NET.mat as the authors' training saves it")
     parser.add_argument("target", type=str, help="OUT.safetensors")
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     from gmsop.convert import load_matconvnet
     from gmsop.models.names import overrides_of
     from gmsop.weights.model_file import save_model

@@ -1,4 +1,4 @@
-"""`gmsop data`: what is in a packed set."""
+"""`gmsop data` says what is in a packed set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ EXAMPLE = "gmsop data inspect photos64"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("action", choices=["inspect", "verify"], help="say what is in a set; or re-hash it")
     parser.add_argument("path", type=str, help="packed set")
     parser.add_argument(
@@ -21,6 +22,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     from rich.table import Table
 
     from gmsop.data import PackedDataset, contact_sheet, inspect_set
@@ -33,7 +35,7 @@ def run(args: Namespace) -> None:
     if args.action == "verify":
         with err.status("hashing"):
             for split in meta["splits"]:
-                PackedDataset(path, split, verify=False)  # files, shapes, labels
+                PackedDataset(path, split, verify=False)  # opening a split checks its files, shapes and labels
             verify_checksums(path, meta)
         out.print(f"{path}: both checksums are right, shapes and labels are as described", markup=False)
         return

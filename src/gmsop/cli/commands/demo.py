@@ -1,4 +1,4 @@
-"""`gmsop demo`: the comparison of three heads."""
+"""`gmsop demo` compares three heads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,14 @@ EXAMPLE = "gmsop demo --seed 1"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("--out", type=str | None, help="folder for the three runs; default: runs/demo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int | None, help="instead of the recipes' number")
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     from rich.table import Table
 
     from gmsop.training.demo import run_demo

@@ -1,4 +1,4 @@
-"""`gmsop evaluate`: error rates of a model."""
+"""`gmsop evaluate` measures a model's error rates."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ EXAMPLE = "gmsop evaluate runs/gm_sop_4_2/model.safetensors --per_class --confus
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("checkpoint", type=str, help=".safetensors or .ckpt file")
     parser.add_argument("--data", type=str | None, help="packed set or folder of images; default: the bundled sample")
     parser.add_argument("--split", type=str, default="val", help="train or val")
@@ -32,6 +33,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     from gmsop.engine.messages import is_first_process
     from gmsop.evaluation.error_rates import evaluate
     from gmsop.evaluation.tables import write_class_errors, write_confusion

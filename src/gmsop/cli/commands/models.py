@@ -1,4 +1,4 @@
-"""`gmsop models`: the named models."""
+"""`gmsop models` lists the named models."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,12 @@ EXAMPLE = "gmsop models 'gm_sop*'"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("pattern", nargs="?", default="*", help="only names that match, for example 'gm_sop*'")
 
 
 def run(args: Namespace) -> int:
+    """Run the command and return its exit status."""
     from rich.progress import track
     from rich.table import Table
 

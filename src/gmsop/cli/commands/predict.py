@@ -1,4 +1,4 @@
-"""`gmsop predict`: classes of single images."""
+"""`gmsop predict` names the classes of single images."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,14 @@ EXAMPLE = "gmsop predict runs/gm_sop_4_2/model.safetensors photo.jpg"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("checkpoint", type=str, help=".safetensors or .ckpt file")
     parser.add_argument("images", nargs="+", type=str, help="image files")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print")
 
 
 def run(args: Namespace) -> int:
+    """Run the command and return its exit status."""
     from gmsop.errors import DataError
     from gmsop.evaluation.prediction import predict
     from gmsop.weights.model_file import load_model

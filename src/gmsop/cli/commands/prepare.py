@@ -1,4 +1,4 @@
-"""`gmsop prepare`: packed sets from images."""
+"""`gmsop prepare` makes packed sets from images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ EXAMPLE = "gmsop prepare folder --source photos --out photos64 --size 64"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     from gmsop.data.prepare.registry import SOURCES
 
     kinds = parser.add_subcommands(dest="kind", metavar="KIND")
@@ -32,11 +33,12 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def _shared(source: "Source") -> Any:
-    """The class of the options that the source shares with others, from the annotation of `options`."""
+    """Return the class of the options that the source shares with others: the annotation of its `options`."""
     return get_args(get_type_hints(source.pack)["options"])[0]
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     from dataclasses import fields
 
     import numpy as np

@@ -1,4 +1,4 @@
-"""`gmsop report`: one page of one run or several."""
+"""`gmsop report` writes one page about one run or several."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ EXAMPLE = "gmsop report runs/demo/gap runs/demo/gm-sop --out demo.html"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     parser.add_argument("runs", nargs="+", type=str, help="run folders")
     parser.add_argument("--out", type=str | None, help="the page; default: report.html in the first run's folder")
     parser.add_argument("--data", type=str | None, help="packed set for the sample images; default: the run's own")
@@ -19,6 +20,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     from gmsop.report.page import write_report
 
     page = Path(args.out) if args.out else Path(args.runs[0]) / "report.html"

@@ -1,4 +1,4 @@
-"""`gmsop train`: training by a recipe."""
+"""`gmsop train` trains by a recipe."""
 
 import os
 import signal
@@ -12,7 +12,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.printing import device_count, free_folder, out, print_result
 from gmsop.errors import ConfigError
-from gmsop.runs.environment import read_starts
 
 if TYPE_CHECKING:
     from gmsop.training.recipe import Recipe
@@ -26,6 +25,7 @@ FOLDER = "GMSOP_RUN_FOLDER"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Add the command's options to `parser`."""
     from gmsop.training.recipe import Recipe
 
     parser.add_argument("--recipe", type=str, default=DEFAULT_RECIPE, help="name (see `gmsop recipes`) or YAML file")
@@ -46,7 +46,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def _value_of(argv: Sequence[str], option: str) -> str | None:
-    """The value of an option that has to be known before the others are parsed; if it is given twice, the last."""
+    """Return the value of an option that must be known before the others are parsed; if given twice, the last."""
     value = None
     for i, word in enumerate(argv):
         if word.startswith(f"{option}="):
@@ -73,6 +73,7 @@ def _run_folder(resume: str) -> Path:
 
 
 def run(args: Namespace) -> None:
+    """Run the command."""
     from dataclasses import fields
 
     from gmsop.data import sample_path
@@ -123,9 +124,9 @@ def run(args: Namespace) -> None:
         return
     except BaseException as error:
         if first and not args.out and not args.resume:
-            with suppress(OSError):  # it is kept if anything is in it
+            with suppress(OSError):  # a folder with anything in it stays
                 folder.rmdir()
-        if isinstance(error, KeyboardInterrupt) and not first:  # which the first one says
+        if isinstance(error, KeyboardInterrupt) and not first:  # the first process reports it
             sys.exit(128 + getattr(error, "signum", signal.SIGINT))
         raise
     if not first:
@@ -150,7 +151,7 @@ def _folder(args: Namespace, first: bool) -> Path:
     if not first and (known := os.environ.get(FOLDER)):
         return Path(known)
     name = Path(args.recipe).with_suffix("").name
-    if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job must find its folder again, and all of its processes
+    if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job, and all its processes, must find the same folder
         return Path("runs") / f"{name}-{job}"
     if args.num_nodes > 1 or by_torchrun() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError("several machines, torchrun and others that start processes need --out to agree on a folder")
@@ -160,10 +161,10 @@ def _folder(args: Namespace, first: bool) -> Path:
 
 
 def _recorded_data(resume: str) -> str | None:
-    """The set that a run was started with, if its folder says so.
+    """Return the set that a run was started with, if its folder says so.
 
     Raises:
-        ConfigError: it is not there any more.
+        ConfigError: the set is not there any more.
     """
     data = _recorded(resume, "data")
     if data is not None and not Path(data).is_dir():
@@ -172,7 +173,9 @@ def _recorded_data(resume: str) -> str | None:
 
 
 def _recorded(resume: str, what: str) -> str | None:
-    """What the run's last start was given, if its folder says so."""
+    """Return what the run's last start recorded as `what`, if its folder says so."""
+    from gmsop.runs.environment import read_starts
+
     starts = read_starts(_run_folder(resume) / "environment.json")
     value = starts[-1].get(what) if starts else None
     return None if value is None else str(value)

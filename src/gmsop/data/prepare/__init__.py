@@ -1,1 +1,1 @@
-"""What makes packed sets, a source a file."""
+"""Make packed sets. Each kind of source has a file of its own here."""

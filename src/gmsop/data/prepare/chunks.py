@@ -1,8 +1,8 @@
-"""Image files to a packed set, in chunks: many processes, many machines, and nothing done twice after a kill.
+"""Pack image files into a set in chunks: in many processes, on many machines, with nothing done twice after a kill.
 
-The list of files is cut into chunks of 512. Each is decoded and written, whole or not at all, to `.NAME.parts` beside
-the set; when all are there they are joined. A run that finds chunks of its own list takes those whose files have not
-changed since, by size and time.
+The list of files is cut into chunks of 512. Each chunk is decoded and written, whole or not at all, to `.NAME.parts`
+beside the set; when all chunks are there, they are joined. A later run on the same list takes the chunks whose source
+files have not changed since, by size and time.
 """
 
 import json
@@ -33,11 +33,11 @@ from gmsop.utils.progress import progress_bar
 
 CHUNK = 512
 FEW = CHUNK if START == "fork" else 16 * CHUNK
-"""So few images are decoded here: starting processes would take longer."""
+"""Up to so many images are decoded in this process: starting others would take longer."""
 
 
 class UnreadableImage(NamedTuple):
-    """An image that could not be read."""
+    """Names an image that could not be read, and the reason."""
 
     path: Path
     reason: str
@@ -53,11 +53,12 @@ def pack_files(
     options: PackOptions | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> list[UnreadableImage]:
-    """Decode, resize and pack the files of each split. Gives those that were skipped.
+    """Decode, resize and pack the files of each split; return the images that were skipped.
 
     Raises:
-        DataError: images that cannot be read; a set is there already; chunks of another list are being made there.
-        WriteError: no space, no permission.
+        ConfigError: there is no such filter, or the size is below 1.
+        DataError: images cannot be read; a set is there already; chunks of another list are there.
+        WriteError: there is no space or no permission.
     """
     options = options or PackOptions()
     path = Path(path)
@@ -66,7 +67,7 @@ def pack_files(
     if image_size < 1:
         raise ConfigError(f"the image size must be at least 1, got {image_size}")
     folder = path.parent / f".{path.name}.parts"
-    shutil.rmtree(_gone(folder), ignore_errors=True)  # of a run that was killed while it tidied up
+    shutil.rmtree(_gone(folder), ignore_errors=True)  # a run killed while it tidied up leaves it
     require_writable_set(path, options.overwrite)
     job = _Job(*_listed(files, options.progress), image_size, filter_name, folder)
     job.prepare(options.overwrite, alone=options.share is None)
@@ -76,14 +77,15 @@ def pack_files(
     joined = 0 if options.share else len(job.files)
     require_space(path.parent, (len(missing) * CHUNK + joined) * image_size**2 * 3)
     bad: list[UnreadableImage] = []
-    with _decoding(job, missing, options) as done, progress_bar(options.progress) as bar:  # processes before threads
+    # The processes start before the bar, because the bar starts a thread, and a fork should not meet threads.
+    with _decoding(job, missing, options) as done, progress_bar(options.progress) as bar:
         left, total = sum(map(job.size, missing)), sum(map(job.size, mine))
         task = bar.add_task("decoding", total=total, completed=total - left)
         for n, failures in done:
             bad += failures
             bar.advance(task, job.size(n))
     if options.on_error == "stop" and not bad:
-        bad = [failure for n in mine for failure in job.failures(n).values()]  # of an earlier run, which skipped them
+        bad = [failure for n in mine for failure in job.failures(n).values()]  # an earlier run skipped these
     if bad and options.on_error == "stop":
         if not any(job.file(n).exists() for n in range(job.chunks)):
             shutil.rmtree(job.folder, ignore_errors=True)
@@ -99,7 +101,7 @@ def pack_files(
 
 
 def _listed(files: Mapping[str, Iterable[tuple[str | Path, int]]], progress: bool) -> tuple[ImageList, int]:
-    """The images of train, then those of val; and where these begin."""
+    """Return the images of train followed by those of val, and the index where val begins."""
     images, border = ImageList(), 0
     with progress_bar(progress) as bar:
         images.extend(bar.track(files.get("train", ()), description="listing train"))
@@ -109,13 +111,13 @@ def _listed(files: Mapping[str, Iterable[tuple[str | Path, int]]], progress: boo
 
 
 _Done = tuple[int, list[UnreadableImage]]
-"""A chunk's number, and what in it could not be read."""
+"""A chunk's number, and the images in it that could not be read."""
 
 
 @dataclass
 class _Job:
-    files: ImageList  # those of train, then those of val
-    border: int  # where val begins
+    files: ImageList  # train's files come first, then val's
+    border: int  # val begins at this index
     image_size: int
     filter_name: str
     folder: Path
@@ -126,7 +128,7 @@ class _Job:
 
     @cached_property
     def mark(self) -> str:
-        """What tells its chunks from another job's."""
+        """Identify the job: chunks that hold another mark belong to another job."""
         return f"{self.image_size} {self.filter_name} {self.files.digest()}"
 
     def chunk(self, n: int) -> list[ImageFile]:
@@ -139,8 +141,10 @@ class _Job:
         return self.folder / f"{n:06d}.npz"
 
     def is_whole(self, n: int) -> bool:
-        """True if the chunk exists, its source files are unchanged (size, time), and no image in it failed; failed ones
-        are tried again."""
+        """Return True if the chunk exists, its source files are unchanged (size, time) and no image in it failed.
+
+        Images that failed are tried again.
+        """
         if not self.file(n).exists():
             return False
         try:
@@ -150,15 +154,15 @@ class _Job:
             return False
 
     def failures(self, n: int) -> dict[int, UnreadableImage]:
-        """The images of the chunk that could not be read, by their number in the list."""
+        """Return the chunk's images that could not be read, by their number in the list."""
         bad = {n * CHUNK + int(i): reason for i, reason in json.loads(str(self.read(n, "bad"))).items()}
         return {i: UnreadableImage(self.files[i].path, reason) for i, reason in bad.items()}
 
     def read(self, n: int, name: str) -> NDArray[Any]:
-        """An array of the chunk.
+        """Return an array of the chunk.
 
         Raises:
-            DataError: there is no such chunk any more, it is damaged, or another job has put its own there.
+            DataError: the chunk is gone or damaged, or another job has put its own there.
         """
         file = self.file(n)
         try:
@@ -168,7 +172,7 @@ class _Job:
             raise DataError(f"{file}: gone; is another job writing the same set?") from error
         except MemoryError:
             raise
-        except Exception as error:  # where a byte is not as it was written, almost anything
+        except Exception as error:  # a changed byte may raise almost anything
             file.unlink(missing_ok=True)
             raise DataError(f"{file}: damaged ({error}); run again to decode its images again") from error
         if mark != self.mark:
@@ -176,8 +180,15 @@ class _Job:
         return found
 
     def prepare(self, overwrite: bool, alone: bool) -> None:
-        """Make the folder of chunks. Those of another list are the work of another job: they go only if told so, and
-        not by one share of many."""
+        """Make the folder of chunks.
+
+        Chunks of another list are another job's work. They are removed only with `overwrite`, and only if this job is
+        `alone`, not one share of many.
+
+        Raises:
+            DataError: chunks of another list are there and stay.
+            WriteError: there is no space or no permission.
+        """
         note = self.folder / "job"
         try:
             mine = note.exists() and note.read_text() == self.mark
@@ -197,7 +208,7 @@ class _Job:
 
 @contextmanager
 def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[Iterator[_Done]]:
-    """Decode the missing chunks, in processes if it pays. Each is given when it is done."""
+    """Decode the missing chunks, in processes if it pays, and yield each when it is done."""
 
     def arguments(n: int) -> tuple[list[ImageFile], Path, int, str, str, bool]:
         return job.chunk(n), job.file(n), job.image_size, job.filter_name, job.mark, options.on_error == "stop"
@@ -213,7 +224,7 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
         yield ((n, _decode_chunk(*arguments(n))) for n in missing)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=follow_parent) as pool:
-        later = iter(missing)  # a few at a time: the paths of all would take much memory
+        later = iter(missing)  # submitted a few at a time, because all paths at once would take much memory
         try:
             running = {pool.submit(_decode_chunk, *arguments(n)): n for n in islice(later, 2 * workers)}
             yield results()
@@ -235,7 +246,7 @@ def _decode_chunk(
             images[i] = decode_rgb(file_content(file.path), image_size, filter_name)
         except OSError as error:
             bad[i] = error.strerror or str(error)
-        except (DataError, ValueError) as error:  # ValueError: a path that no file can have
+        except (DataError, ValueError) as error:  # ValueError: no file can have such a path
             bad[i] = str(error)
     if not (bad and stop):
         with writing(target) as temporary, temporary.open("wb") as stream:
@@ -281,7 +292,7 @@ def _join(
 
 
 def _discard(folder: Path) -> None:
-    """Remove a folder of chunks. At once: half-removed, it would look like a job to go on with."""
+    """Remove a folder of chunks. It is renamed first, because half of one would look like a job to go on with."""
     folder.rename(_gone(folder))
     shutil.rmtree(_gone(folder), ignore_errors=True)
 
@@ -291,7 +302,7 @@ def _gone(folder: Path) -> Path:
 
 
 def _version(file: Path) -> tuple[int, int]:
-    """Size and time of a file; (-1, -1) where it cannot be asked."""
+    """Return size and time of a file, or (-1, -1) if they cannot be read."""
     try:
         found = file.stat()
     except (OSError, ValueError):

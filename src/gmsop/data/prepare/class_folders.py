@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder per class, or a list of files and labels, to a packed set."""
+"""Pack a folder of images with one sub-folder per class, or a CSV list of files and labels, into a set."""
 
 import csv
 import random
@@ -25,12 +25,12 @@ def pack_folder(
 ) -> list[UnreadableImage]:
     """Pack `source/train/CLASS/*` and `source/val/CLASS/*`, or `source/CLASS/*`, or a CSV file, into a set at `path`.
 
-    Labels follow the sorted class names. A CSV file has a header with `path` and `label`, paths relative to the file,
-    labels being class names, and a column `split` (train or val) if it likes.
+    Labels follow the sorted class names. A CSV file has a header with `path` (relative to the CSV file), `label` (a
+    class name) and, optionally, `split` (train or val).
 
     Args:
         source: the folder of images, or the CSV file.
-        path: the packed set to make; appears only when complete.
+        path: the packed set to make; it appears only when it is complete.
         size: S; images are resized to S x S, their aspect ratio ignored.
         filter: box, bilinear, bicubic or lanczos.
         val_fraction: where `source` has no val of its own: the share of each class that goes to val, drawn by `seed`.
@@ -39,9 +39,9 @@ def pack_folder(
         The images that were skipped.
 
     Raises:
-        DataError: no images; a class without any; some that cannot be decoded, named; a class in val that is not in
-            train; `path` exists.
-        WriteError: no space, no permission.
+        DataError: there are no images; a class has none; images cannot be decoded, which are named; a class in val is
+            not in train; `path` exists.
+        WriteError: there is no space or no permission.
     """
     source = Path(source)
     if not 0 <= val_fraction < 1:

@@ -1,4 +1,4 @@
-"""Lists of image files and their labels."""
+"""Hold lists of image files and their labels."""
 
 import hashlib
 import os
@@ -9,26 +9,31 @@ from typing import NamedTuple, overload
 
 
 class ImageFile(NamedTuple):
+    """Names an image file and its label."""
+
     path: Path
     label: int
 
 
 class ImageList(Sequence[ImageFile]):
-    """Image files by their absolute paths, in a sixth of a list's memory: Places-365 has 1.8 million, and a path object
-    takes 400 bytes."""
+    """Holds image files by their absolute paths, in a sixth of the memory of a Python list.
+
+    Places-365 has 1.8 million files, and a path object takes 400 bytes.
+    """
 
     def __init__(self) -> None:
         self._paths, self._ends, self._labels = bytearray(), array("Q", [0]), array("q")
 
     def extend(self, files: Iterable[tuple[str | Path, int]]) -> None:
+        """Append files. Relative paths start at the working directory."""
         here = Path.cwd()
         for path, label in files:
-            self._paths += os.fsencode(os.path.join(here, path))  # noqa: PTH118 - three times as fast
+            self._paths += os.fsencode(os.path.join(here, path))  # noqa: PTH118 - this is three times as fast
             self._ends.append(len(self._paths))
             self._labels.append(label)
 
     def digest(self) -> str:
-        """The same for the same files and labels in the same order."""
+        """Return a checksum that is the same for the same files and labels in the same order."""
         mark = hashlib.sha256(self._paths)
         mark.update(self._ends)
         mark.update(self._labels)

@@ -1,4 +1,4 @@
-"""Downsampled ImageNet (Chrabaszcz et al. 2017) as released, to a packed set."""
+"""Pack Downsampled ImageNet (Chrabaszcz et al. 2017), as it is released, into a set."""
 
 import re
 import zlib
@@ -26,19 +26,21 @@ SIZES = (64, 32, 16, 8)
 TRAIN = tuple(f"train_data_batch_{i}" for i in range(1, 11))
 BATCHES = (*TRAIN, "val_data")
 ODD_ZIP = (BadZipFile, OSError, ValueError, NotImplementedError)
-"""What opening an archive may raise that is damaged, or of a kind that Python does not know."""
+"""Errors of opening an archive that is damaged, or of a kind that Python does not know."""
 ROWS = 4096
 """Images converted at a time."""
 
 
 class ImageNetClass(NamedTuple):
+    """Names a class of ImageNet."""
+
     wnid: str
     """WordNet id, such as n02119789."""
     name: str
 
 
 def release_classes() -> list[ImageNetClass]:
-    """The 1000 classes in the release's own order, that of the ILSVRC development kit (`map_clsloc.txt`)."""
+    """Return the 1000 classes in the release's order, that of the ILSVRC development kit (`map_clsloc.txt`)."""
     lines = (files("gmsop.data.prepare") / "imagenet_classes.txt").read_text().splitlines()
     return [ImageNetClass(wnid, name) for wnid, _, name in map(str.split, lines)]
 
@@ -53,9 +55,9 @@ def pack_imagenet(
 ) -> None:
     """Pack `train_data_batch_1` to `_10` and `val_data`, wherever they lie below `source`, into a set at `path`.
 
-    They may be pickles, `.npz` files, or either inside the official zip archives (where a batch is there unpacked and
-    in an archive, the archive is left alone). Pickles cannot be read in pieces: memory takes up to two and a half of
-    the largest. The others are streamed.
+    Each may be a pickle, an `.npz` file, or either of them inside the official zip archives. If a batch is there both
+    unpacked and in an archive, the archive is ignored. Pickles cannot be read in pieces: they take up to two and a half
+    times the size of the largest in memory. `.npz` files are streamed.
 
     Args:
         size: 64, 32, 16 or 8: what the batches hold.
@@ -64,9 +66,9 @@ def pack_imagenet(
             for a classifier of theirs, or to compare class by class.
 
     Raises:
-        DataError: a batch is missing, there twice, truncated, or of another size; a pickle that holds more than data;
-            labels that are not 1 to 1000.
-        WriteError: no space, no permission.
+        DataError: a batch is missing, found twice, truncated, or of another size; a pickle holds more than data; labels
+            are not 1 to 1000.
+        WriteError: there is no space or no permission.
     """
     how = options or WriteOptions()
     if size not in SIZES:
@@ -98,7 +100,7 @@ def pack_imagenet(
 
 
 class Place(NamedTuple):
-    """Where a batch was found: a file, or a member of an archive."""
+    """Says where a batch was found: in a file, or in a member of an archive."""
 
     file: Path
     member: str | None = None
@@ -108,7 +110,7 @@ class Place(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of its arrays, about, for a check of the space on the disk; 0 where the file is damaged."""
+        """Return the approximate size of its arrays, for a check of the disk's space; 0 if the file is damaged."""
         try:
             if self.member:
                 with ZipFile(self.file) as archive:
@@ -122,14 +124,15 @@ class Place(NamedTuple):
 
     @property
     def is_npz(self) -> bool:
+        """Return True for an `.npz` file, False for a pickle."""
         return (self.member or self.file.name).endswith(".npz")
 
 
 def find_batches(source: Path) -> dict[str, Place]:
-    """The eleven batches below `source`.
+    """Find the eleven batches below `source`.
 
     Raises:
-        DataError: no such folder; batches missing, which are named, or found more than once.
+        DataError: there is no such folder; batches are missing, which are named, or found more than once.
     """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder")
@@ -145,7 +148,7 @@ def find_batches(source: Path) -> dict[str, Place]:
             try:
                 with ZipFile(file) as archive:
                     members = archive.namelist()
-            except ODD_ZIP as error:  # of no matter where all batches are found elsewhere
+            except ODD_ZIP as error:  # this does not matter if all batches are found elsewhere
                 damaged.append(f"; {file}: truncated or not a zip archive ({error})")
                 continue
             for member in members:
@@ -167,7 +170,7 @@ def find_batches(source: Path) -> dict[str, Place]:
 
 
 def read_batch(place: Place, image_size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Images (k, S, S, 3) and labels (k,), 1 to 1000, some thousand at a time.
+    """Yield images (k, S, S, 3) and labels (k,), 1 to 1000, at most 4096 at a time.
 
     Raises:
         DataError: the batch is truncated, or is not what it should be.
@@ -187,11 +190,11 @@ def read_batch(place: Place, image_size: int) -> Iterator[tuple[NDArray[np.uint8
             raise DataError(f"{place}: {count} images and {len(labels)} labels")
         for start in range(0, count, ROWS):
             part = read(min(ROWS, count - start))
-            images = part.reshape(-1, 3, image_size, image_size).transpose(0, 2, 3, 1)  # planes to pixels
+            images = part.reshape(-1, 3, image_size, image_size).transpose(0, 2, 3, 1)  # from planes to pixels
             yield images, labels[start : start + len(part)].astype(np.int64)
 
 
-Rows = tuple[int, int, Any]  # number, width, and a function that gives the next so many
+Rows = tuple[int, int, Any]  # number of rows, values per row, and a function that returns the next `count` rows
 
 
 @contextmanager

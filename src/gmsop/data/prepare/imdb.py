@@ -1,4 +1,4 @@
-"""The authors' `imdb.mat` (MatConvNet's image database), to a packed set."""
+"""Pack the authors' `imdb.mat` (MatConvNet's image database) into a set."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,7 +28,7 @@ class _Imdb(NamedTuple):
     size: tuple[int, int]
     """Height and width."""
     read: Callable[[int, int], NDArray[np.uint8]]
-    """Images first to last (exclusive), (k, S, S, 3)."""
+    """`read(start, stop)` returns the images from start up to, not including, stop: (k, S, S, 3)."""
     labels: NDArray[Any]
     set: NDArray[Any]
     rgb_mean: list[float] | None
@@ -42,19 +42,19 @@ def pack_imdb(
     md5: bool = False,
     options: WriteOptions | None = None,
 ) -> None:
-    """Pack `images/data` of `source`: those of `images/set` 1 to train, of 2 to val, the rest left out.
+    """Pack `images/data` of `source`: `images/set` 1 goes to train, 2 to val, and any other is left out.
 
-    MATLAB v7.3 (HDF5) files are streamed, 4096 images at a time; older ones, which cannot hold more than 2 GB, are
-    read whole. Labels become 0-based. `meta/rgbMean` is kept in the description as `source_rgb_mean`.
+    MATLAB v7.3 (HDF5) files are streamed, 4096 images at a time; older files, which hold at most 2 GB, are read
+    whole. Labels become 0-based. `meta/rgbMean` is kept in the description as `source_rgb_mean`.
 
     Args:
         class_names: of labels 1, 2, ...; or a file with one a line. The file has none: their numbers if not given.
         md5: refuse a file whose MD5 is not that of the published 13 GB ImageNet-64 file. Reads it whole, once.
 
     Raises:
-        DataError: no such file; not an imdb; arrays of other shapes than described; labels beyond the class names;
-            another MD5.
-        WriteError: no space, no permission.
+        DataError: there is no such file; it is not an imdb; arrays have other shapes than they should; labels exceed
+            the class names; the MD5 is another.
+        WriteError: there is no space or no permission.
     """
     how = options or WriteOptions()
     known = _names_in(class_names) if isinstance(class_names, str | Path) else class_names
@@ -108,7 +108,7 @@ def _names_in(file: str | Path) -> list[str]:
 def _read(source: Path, imdb: _Imdb, start: int, stop: int) -> NDArray[np.uint8]:
     try:
         return imdb.read(start, stop)
-    except (OSError, RuntimeError) as error:  # h5py's, which name no file
+    except (OSError, RuntimeError) as error:  # h5py's errors name no file
         raise DataError(f"{source}: images {start} to {stop} are damaged ({error})") from error
 
 
@@ -121,7 +121,7 @@ def _open(source: Path, stack: ExitStack) -> _Imdb:
         return _matlab5(source)
     except DataError:
         raise
-    except Exception as error:  # scipy and h5py raise all kinds for a damaged file
+    except Exception as error:  # scipy and h5py raise all kinds of errors for a damaged file
         raise DataError(f"{source}: truncated, or not an imdb.mat ({type(error).__name__}: {error})") from error
 
 

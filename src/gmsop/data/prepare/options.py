@@ -1,4 +1,4 @@
-"""How to pack, whatever the source."""
+"""Define the options of packing that sources share."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from gmsop.errors import ConfigError
 
 @dataclass(kw_only=True)
 class WriteOptions:
-    """How to write a packed set.
+    """Says how to write a packed set.
 
     Args:
         overwrite: replace a packed set that is there.
@@ -20,7 +20,7 @@ class WriteOptions:
 
 @dataclass
 class PackOptions(WriteOptions):
-    """How to decode images and write a packed set.
+    """Says how to decode images and write a packed set.
 
     Args:
         overwrite: replace a packed set that is there.
@@ -51,5 +51,5 @@ class PackOptions(WriteOptions):
 
     @property
     def share(self) -> tuple[int, int] | None:
-        """`shard` as numbers."""
+        """Return `shard` as numbers, or None."""
         return self.shard if isinstance(self.shard, tuple) else None

@@ -1,4 +1,4 @@
-"""Places-365 standard, as released or as torchvision lays it out, to a packed set."""
+"""Pack Places-365 standard, laid out as released or as torchvision lays it out, into a set."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ FOLDERS = {
     "256": (("data_256", "data_256_standard"), ("val_256",)),
     "large": (("data_large", "data_large_standard"), ("val_large",)),
 }
-"""Where the training and the validation images of each version lie."""
+"""Folders of the training and the validation images of each version."""
 LISTS = {"train": "places365_train_standard.txt", "val": "places365_val.txt"}
 CATEGORIES = "categories_places365.txt"
 
@@ -27,26 +27,26 @@ def pack_places365(
     version: str = "auto",
     options: PackOptions | None = None,
 ) -> list[UnreadableImage]:
-    """Pack the images of the official lists, resized to S x S without regard to their aspect ratio.
+    """Pack the images of the official lists, resized to S x S, their aspect ratio ignored.
 
-    The authors resized with MATLAB's bicubic `imresize`. Pillow's filter is the same but at the borders, where MATLAB
-    mirrors the image and Pillow leaves out what is not there; and Pillow rounds after each axis. Nine photographs (the
-    samples of scikit-image, scikit-learn and Matplotlib) of 256 x 256 made 100 x 100 differ in 1 of 2,000 values inside
-    by more than 1 grey level, by 5 at most; in the two outermost rows and columns 1 of 17 by more than 1, by 13 at
-    most. Hard edges double that.
+    The authors resized with MATLAB's bicubic `imresize`. Pillow's filter differs in two ways: at the borders, MATLAB
+    mirrors the image and Pillow leaves out what is not there; and Pillow rounds after each axis. This was measured on
+    nine photographs (the samples of scikit-image, scikit-learn and Matplotlib), resized from 256 x 256 to 100 x 100.
+    Inside, 1 of 2,000 values differs by more than 1 grey level, by 5 at most. In the two outermost rows and columns, 1
+    of 17 differs by more than 1, by 13 at most. Hard edges double these differences.
 
     Args:
-        source: the folder that holds `data_256` or `data_large` (`data_256_standard`, ... in torchvision's layout),
-            `val_256` or `val_large`, and, there or in a folder below, the three lists.
+        source: the folder that holds `data_256` or `data_large` (`data_256_standard`, ... in torchvision's layout) and
+            `val_256` or `val_large`. The three lists lie there or in a folder below.
         version: "256", "large", or "auto": the one that is there.
 
     Returns:
         The images that were skipped.
 
     Raises:
-        DataError: a list or folder is missing, both versions are there, a line that is none, images that cannot be
-            read.
-        WriteError: no space, no permission.
+        DataError: a list or folder is missing; both versions are there; a list has a line that is not valid; images
+            cannot be read.
+        WriteError: there is no space or no permission.
     """
     source = Path(source)
     if not source.is_dir():
@@ -86,7 +86,7 @@ def _find_list(source: Path, name: str) -> Path:
 
 
 def _categories(file: Path) -> list[str]:
-    """Category names, `/a/airfield` to `airfield`, in the order of their numbers."""
+    """Read the category names, shortened from `/a/airfield` to `airfield`, in the order of their numbers."""
     numbers = {}
     for name, number in _lines(file):
         numbers[number] = name.lstrip("/").split("/", 1)[-1]
@@ -103,7 +103,7 @@ def _listed(listing: Path, folder: Path, classes: int) -> Iterator[tuple[str, in
 
 
 def _lines(file: Path) -> Iterator[tuple[str, int]]:
-    """`name number` of every line."""
+    """Yield the name and the number of every line `name number`."""
     i = 0
     for i, line in enumerate(read_lines(file), 1):
         name, _, number = line.strip().rpartition(" ")

@@ -1,4 +1,4 @@
-"""What a source of packed sets says of itself, and the register of sources by name."""
+"""Register the sources of packed sets by name, with what each says of itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ Pack = TypeVar("Pack", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of images that `gmsop prepare` packs."""
+    """Describes a kind of images that `gmsop prepare` packs."""
 
     name: str
     pack: Callable[..., Any]
-    """`pack(source, path, *, options, ...)` makes the set at `path`, and gives the images that it skipped. Whatever
-    else it takes, by its signature, are this source's own options; `options` is annotated by the class of those that
-    it shares with others."""
+    """`pack(source, path, *, options, ...)` makes the set at `path` and returns the images that it skipped. Its other
+    parameters are this source's own options. The annotation of `options` is the class of the options that it shares
+    with other sources."""
     reads: str
-    """One line: what lies at `source`."""
+    """What lies at `source`, in one line."""
 
 
 SOURCES: Registry[Source] = Registry("source", "gmsop.data.prepare")
 
 
 def register_source(name: str, reads: str) -> Callable[[Pack], Pack]:
-    """Enter the decorated function as a source: see `Source` for what it says of itself.
+    """Register the decorated function as the source `name`; see `Source` for what it must do and for `reads`.
 
     Raises:
         ConfigError: the name is taken.

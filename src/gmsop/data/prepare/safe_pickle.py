@@ -1,4 +1,4 @@
-"""Reading pickles of other people's data: arrays, lists, dicts, strings and numbers, and nothing that could run."""
+"""Read pickles of other people's data: arrays, lists, dicts, strings and numbers, but nothing that could run."""
 
 import pickle
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 from gmsop.errors import DataError
 
-_NUMPY = ("numpy.core", "numpy._core")  # NumPy 1 and 2
+_NUMPY = ("numpy.core", "numpy._core")  # NumPy 1 and 2 use different names
 ALLOWED = frozenset(
     {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
     | {(f"{core}.multiarray", name) for core in _NUMPY for name in ("_reconstruct", "scalar")}
@@ -16,10 +16,10 @@ ALLOWED = frozenset(
 
 
 def load_arrays(file: BinaryIO, name: str) -> Any:
-    """Unpickle `file`.
+    """Unpickle `file`; errors call it `name`.
 
     Raises:
-        DataError: it is truncated or no pickle, or it names anything but `ALLOWED`: nothing of it is run.
+        DataError: it is truncated or no pickle, or it names anything outside `ALLOWED`, of which nothing is run.
     """
     try:
         return _Unpickler(file, encoding="latin1").load()

@@ -1,4 +1,4 @@
-"""Tiny ImageNet (Stanford CS231n), in its official layout, to a packed set."""
+"""Pack Tiny ImageNet (Stanford CS231n), in its official layout, into a set."""
 
 from pathlib import Path
 
@@ -21,18 +21,18 @@ def pack_tiny_imagenet(
 ) -> list[UnreadableImage]:
     """Pack `train/WNID/images/*.JPEG` and `val/images/*.JPEG` with `val/val_annotations.txt`.
 
-    Labels follow the sorted WordNet ids; class names are the first words of `words.txt`, where it is there.
+    Labels follow the sorted WordNet ids. A class has the first name that `words.txt` gives its id, or else its id.
 
     Args:
-        source: the folder, or one that holds `tiny-imagenet-200`.
+        source: the folder `tiny-imagenet-200`, or the one that holds it.
 
     Returns:
         The images that were skipped.
 
     Raises:
-        DataError: another layout, a class without images, an empty list, a line that is none, a class in val that is
-            not in train, images that cannot be read.
-        WriteError: no space, no permission.
+        DataError: the layout is another; a class has no images; the list of val is empty or has a line that is not
+            valid; a class in val is not in train; images cannot be read.
+        WriteError: there is no space or no permission.
     """
     source = Path(source)
     if (source / "tiny-imagenet-200").is_dir():
