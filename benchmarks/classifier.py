@@ -15,6 +15,7 @@ import torch
 
 import gmsop
 from gmsop.data import PackedDataset, sample_path
+from gmsop.data.preprocess import Preprocess
 
 HEADS = ("gap", "sr_sop", "parametric_sop", "gm_gap_16_8", "gm_sop_16_8")
 BATCH, BATCHES = 32, 8
@@ -27,15 +28,14 @@ def main() -> None:
     args = parser.parse_args()
     sample = PackedDataset(sample_path(), "train")
     chosen = np.random.default_rng(0).permutation(len(sample))[: BATCH * BATCHES]
-    images = torch.from_numpy(sample.images[chosen]).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(sample.meta[name])[:, None, None] for name in ("rgb_mean", "rgb_std"))
+    images = Preprocess.of_set(sample.meta).input(torch.from_numpy(sample.images[chosen]))
     print(f"{'model':24} {'E |x|^2':>9} {'largest eigenvalue':>19} {'largest rate':>13}")
     for head in HEADS:
         torch.manual_seed(0)
         model = gmsop.create_model(f"{head}_resnet18", args.classes)
         model.drop.p = 0.0
         size, top = [], []
-        for batch in ((images - mean) / std).split(BATCH):
+        for batch in images.split(BATCH):
             with torch.no_grad():
                 x = model.forward_head(model.forward_features(batch), pre_logits=True).double()
             values = torch.linalg.svdvals(x).square() / len(x)

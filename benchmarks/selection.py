@@ -15,6 +15,7 @@ import torch
 
 import gmsop
 from gmsop.data import PackedDataset, sample_path
+from gmsop.data.preprocess import Preprocess
 
 MODELS = ("gm_gap_16_8_resnet18", "gm_sop_16_8_resnet18")
 IMAGES = 256
@@ -26,15 +27,14 @@ def main() -> None:
     args = parser.parse_args()
     sample = PackedDataset(sample_path(), "train")
     chosen = np.random.default_rng(0).permutation(len(sample))[:IMAGES]
-    mean, std = (torch.tensor(sample.meta[name])[:, None, None] for name in ("rgb_mean", "rgb_std"))
-    images = (torch.from_numpy(sample.images[chosen]).permute(0, 3, 1, 2).float() - mean) / std
+    images = Preprocess.of_set(sample.meta).input(torch.from_numpy(sample.images[chosen]))
     print(f"{'model':24} {'share of the choice':>20}")
     for name in MODELS:
         torch.manual_seed(args.seed)
         model = gmsop.create_model(name)
         gate = model.pool.gate
         with torch.no_grad():
-            maps = torch.cat([model.forward_features(part) for part in images.split(32)])
+            maps = torch.cat([model.forward_features(images_slice) for images_slice in images.split(32)])
             vectors = torch.stack([component(maps) for component in model.pool.components]).double()
         of_choice = (1 / gate.top_k - 1 / gate.num_components) * vectors.var(0).mean(0)
         of_images = vectors.mean(0).var(0)

@@ -39,6 +39,16 @@ class Preprocess:
             str(filter_name) if filter_name in FILTERS else "box",
         )
 
+    @classmethod
+    def of_set(cls, meta: Mapping[str, Any], divide: bool = True) -> "Preprocess":
+        """Prepare images by the statistics of a packed set, given its `meta`.
+
+        Args:
+            divide: by the standard deviation, too; else only the mean is subtracted.
+        """
+        std = meta["rgb_std"] if divide else (1.0, 1.0, 1.0)
+        return cls(meta["image_size"], tuple(v / 255 for v in meta["rgb_mean"]), tuple(v / 255 for v in std))
+
     def read(self, path: str | Path) -> NDArray[np.uint8]:
         """Read one image file as (S, S, 3) uint8.
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from gmsop.data import PackedDataset
-from gmsop.evaluation.error_rates import EvaluationTask
+from gmsop.data.preprocess import Preprocess
 from gmsop.models.classifier import PooledClassifier
 from gmsop.utils.progress import progress_bar
 
@@ -31,13 +31,13 @@ def favourites(
 
     `images` images, spread evenly over the set, are searched.
     """
-    task = EvaluationTask(model.eval())
+    prepared, dtype = Preprocess.of(model.eval().pretrained_cfg), next(model.parameters()).dtype
     rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().long()
     gates = []
     with progress_bar(progress) as bar:
-        for part in bar.track(rows.split(64), description="sample images"):
-            pixels = torch.from_numpy(dataset.images[part.numpy()])
-            _, routing = model(task.prepare(pixels), return_routing=True)
+        for some in bar.track(rows.split(64), description="sample images"):
+            pixels = torch.from_numpy(dataset.images[some.numpy()])
+            _, routing = model(prepared.input(pixels, dtype), return_routing=True)
             gates.append(routing.dense)
     weight = torch.cat(gates)
     best = weight.topk(min(count, len(rows)), dim=0)

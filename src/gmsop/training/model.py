@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from gmsop.data import PackedDataset
+from gmsop.data.preprocess import Preprocess
 from gmsop.errors import ConfigError, DataError
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import create_model
@@ -30,13 +31,13 @@ def fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = recipe.bn_momentum
-    meta = dataset.meta
-    std = meta["rgb_std"] if recipe.normalize == "mean_std" else (1.0, 1.0, 1.0)
-    if min(std) <= 0:
+    prepared = Preprocess.of_set(dataset.meta, divide=recipe.normalize == "mean_std")
+    if min(prepared.std) <= 0:
+        std = dataset.meta["rgb_std"]
         raise DataError(f"{dataset.path}: a colour channel never varies (rgb_std {std}): use normalize: mean")
     model.pretrained_cfg.update(
-        mean=tuple(v / 255 for v in meta["rgb_mean"]),
-        std=tuple(v / 255 for v in std),
+        mean=prepared.mean,
+        std=prepared.std,
         input_size=(3, dataset.image_size, dataset.image_size),
         num_classes=model.num_classes,
         label_names=dataset.class_names,
