@@ -109,7 +109,7 @@ def test_unknown_name_lists_the_nearest():
         ({"checkpoint_path": "/etc/passwd"}, "no model has an option 'checkpoint_path'"),
         ({"in_chans": 0}, "in_chans"),
         ({"num_classes": -1}, "num_classes"),
-        ({"colour": "red"}, "no model has an option 'colour'; there are blocks"),
+        ({"colour": "red"}, "no model has an option 'colour'; there are balance_weight, blocks"),
     ],
 )
 def test_values_that_cannot_work(overrides, words):

@@ -9,7 +9,8 @@ import pytest
 
 PUBLIC = {
     "gmsop": [
-        "GmsopError", "__version__", "backbones", "convert", "create_model", "data", "evaluate", "evaluation", "heads",
+        "GmsopError", "__version__", "attach", "backbones", "convert", "create_model", "data", "evaluate", "evaluation",
+        "heads",
         "list_heads", "list_models", "load_model", "models", "nn", "ops", "predict", "runs", "save_model", "train",
         "training", "weights", "write_report",
     ],
@@ -29,12 +30,13 @@ PUBLIC = {
     "gmsop.convert": ["load_matconvnet"],
     "gmsop.heads": ["HEADS", "Head", "list_heads", "register_head"],
     "gmsop.backbones": ["BACKBONES", "Backbone", "register_backbone"],
-    "gmsop.models": ["ModelSpec", "PooledClassifier", "build_spec", "create_model", "list_models"],
+    "gmsop.models": ["ModelSpec", "PooledClassifier", "attach", "build_spec", "create_model", "list_models"],
     "gmsop.weights": ["load_model", "save_model"],
 }  # fmt: skip
 
 SIGNATURES = {
     "gmsop.create_model": "name num_classes=None in_chans=3 **overrides",
+    "gmsop.attach": "backbone head num_classes=1000 pretrained=False in_chans=3 **options",
     "gmsop.list_models": "pattern='*'",
     "gmsop.list_heads": "",
     "gmsop.save_model": "model path",
@@ -57,17 +59,15 @@ SIGNATURES = {
     "gmsop.nn.ISqrtCovPool": "in_channels=None reduced_dim=None num_iters=3",
     "gmsop.nn.ParametricSOP": "in_channels hidden_dim=256 reduced_dim=128 num_iters=3",
     "gmsop.nn.TopKGate": "in_channels num_components top_k dims=(256, 128) second_order=True num_iters=3",
-    "gmsop.nn.GatedMixture": "components gate",
+    "gmsop.nn.GatedMixture": "components gate balance_weight=0.0",
     "gmsop.nn.GatedMixture.second_order": (
-        "in_channels num_components=16 top_k=8 hidden_dim=256 reduced_dim=128 gate_dims=(256, 128) num_iters=3"
+        "in_channels num_components=16 top_k=None hidden_dim=256 reduced_dim=128 gate_dims=(256, 128) num_iters=3 "
+        "balance_weight=0.0"
     ),
     "gmsop.nn.GlobalAvgPool": "in_channels=None",
     "gmsop.convert.load_matconvnet": "path dtype=torch.float32",
     "gmsop.data.PackedDataset": "path split verify=None",
-    "gmsop.heads.register_head": (
-        "name build help keep_resolution=False batch_norm=False drop_rate=0.0 label=None rows=None"
-    ),
-    "gmsop.backbones.register_backbone": "name build input heads=None rows=False **defaults",
+    "gmsop.backbones.register_backbone": "name build input heads=None paper=False named=True **defaults",
 }  # fmt: skip
 
 

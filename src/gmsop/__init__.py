@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gmsop.evaluation.error_rates import evaluate
     from gmsop.evaluation.prediction import predict
     from gmsop.heads import list_heads
-    from gmsop.models import create_model, list_models
+    from gmsop.models import attach, create_model, list_models
     from gmsop.report.page import write_report
     from gmsop.training.run import train
     from gmsop.weights import load_model, save_model
@@ -44,6 +44,7 @@ else:
         __name__,
         {
             **{room: f"gmsop.{room}" for room in _ROOMS},
+            "attach": "gmsop.models:attach",
             "create_model": "gmsop.models:create_model",
             "evaluate": "gmsop.evaluation.error_rates:evaluate",
             "list_heads": "gmsop.heads:list_heads",
@@ -59,6 +60,7 @@ else:
 __all__ = [
     "GmsopError",
     "__version__",
+    "attach",
     "backbones",
     "convert",
     "create_model",

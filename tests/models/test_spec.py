@@ -90,7 +90,7 @@ def test_the_options_of_a_new_head_are_checked_saved_and_loaded(scaled_head, tmp
     x = torch.randn(2, 3, 32, 32)
     assert (again.pool.scale, again.pool.root) == (2.5, "log")
     assert torch.equal(again(x), model(x))
-    assert again.pretrained_cfg["architecture"] == "scaled_sop_tiny"
+    assert (again.pretrained_cfg["architecture"], again.spec.name) == ("gmsop", "scaled_sop_tiny")
     for bad, words in (
         ({"scale": "much"}, "a number"),
         ({"root": "cube"}, "one of plain, log"),

@@ -1,4 +1,4 @@
-"""The networks before the heads. A file registers its backbones by name with all that others need to know of them."""
+"""Each file here registers backbones, the networks before the heads, with all that others need to know of them."""
 
 from gmsop.backbones.registry import BACKBONES, Backbone, register_backbone
 

@@ -1,4 +1,4 @@
-"""Other people's checkpoints as gmsop models."""
+"""This package turns other people's checkpoints into gmsop models."""
 
 from gmsop.convert.matconvnet.load import load_matconvnet
 

@@ -1,4 +1,4 @@
-"""The pooling heads, a head a file. A file registers its head by name with all that others need to know of it."""
+"""Each file here registers one pooling head by name, with all that others need to know of it."""
 
 from gmsop.heads.registry import HEADS, Head, list_heads, register_head
 

@@ -1,4 +1,4 @@
-"""GAP: global average pooling, the first-order baseline; with `reduced_dim` after a 1x1 convolution."""
+"""GAP is global average pooling, the first-order baseline; with `reduced_dim`, after a 1x1 convolution."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from gmsop.utils.options import PositiveInt
 
 
 def gap(in_channels: int, reduced_dim: PositiveInt | None = None) -> nn.Module:
-    """Average pooling; with `reduced_dim` of the 1x1 convolution's channels, the paper's "512d" and "8256d"."""
+    """Build average pooling; with `reduced_dim`, after a 1x1 convolution: the paper's "512d" and "8256d"."""
     return GlobalAvgPool(in_channels) if reduced_dim is None else ParametricGAP(in_channels, reduced_dim)
 
 

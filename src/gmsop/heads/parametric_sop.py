@@ -1,6 +1,7 @@
-"""Parametric SR-SOP: one second-order component, learnt convolutions before the covariance, without a gate."""
+"""Parametric SR-SOP is one second-order component without a gate: learnt convolutions before the covariance."""
 
 from gmsop.heads.registry import register_head
+from gmsop.heads.widths import component_widths
 from gmsop.nn import ParametricSOP
 
 register_head(
@@ -10,4 +11,5 @@ register_head(
     keep_resolution=True,
     batch_norm=True,
     drop_rate=0.2,
+    widths=component_widths,
 )

@@ -1,4 +1,4 @@
-"""What a head says of itself, and the register of heads by name."""
+"""Heads are registered here by name, each with what it says of itself."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from gmsop.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Head:
-    """A kind of pooling head. Its options, with types, ranges and defaults, are those of the signature of `build`."""
+    """A `Head` is one kind of pooling head. The signature of `build` gives its options: types, ranges and defaults."""
 
     name: str
     build: Callable[..., nn.Module]
@@ -22,17 +22,21 @@ class Head:
     keep_resolution: bool
     """Whether the backbone's last stage should keep its resolution: a covariance wants positions."""
     batch_norm: bool
-    """Whether BatchNorm follows."""
+    """Whether BatchNorm follows the pooling."""
     drop_rate: float
     """Share of dropout before the classifier, unless told otherwise."""
     label: str
     """How a model with this head is named; options in braces are filled in."""
+    widths: Callable[[int], Mapping[str, Any]]
+    """`widths(channels)`: options whose defaults follow the backbone's channels, where it is none of the paper's."""
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    """`complete(options)`: the options that are still None because they follow from others."""
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Further named models, by name the options that differ: rows of the paper's tables."""
+    """Further named models, rows of the paper's tables: for each name the options that differ."""
 
     @property
     def options(self) -> dict[str, Option]:
-        """All options by name, the dropout before the classifier included."""
+        """Return all options by name, including the dropout before the classifier."""
         return options_of(self.build, skip=("in_channels",)) | {"drop_rate": Option("drop_rate", Share, self.drop_rate)}
 
 
@@ -48,16 +52,19 @@ def register_head(
     batch_norm: bool = False,
     drop_rate: float = 0.0,
     label: str | None = None,
+    widths: Callable[[int], Mapping[str, Any]] = lambda channels: {},
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda options: {},
     rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Enter a head: see `Head` for what it says of itself.
+    """Register a head; see `Head` for the arguments.
 
     Raises:
         ConfigError: the name is taken.
     """
-    HEADS.add(name, Head(name, build, help, keep_resolution, batch_norm, drop_rate, label or name, rows or {}))
+    entry = Head(name, build, help, keep_resolution, batch_norm, drop_rate, label or name, widths, complete, rows or {})
+    HEADS.add(name, entry)
 
 
 def list_heads() -> list[str]:
-    """Names of all heads."""
+    """Return the names of all heads."""
     return HEADS.names()

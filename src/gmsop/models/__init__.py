@@ -1,7 +1,8 @@
-"""Models of a backbone, a head and a classifier: names, descriptions, costs, published results."""
+"""A model is a backbone, a head and a classifier; here are names, descriptions, costs and published results."""
 
+from gmsop.models.attach import attach
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import build_spec, create_model, list_models
 from gmsop.models.spec import ModelSpec
 
-__all__ = ["ModelSpec", "PooledClassifier", "build_spec", "create_model", "list_models"]
+__all__ = ["ModelSpec", "PooledClassifier", "attach", "build_spec", "create_model", "list_models"]

@@ -1,4 +1,4 @@
-"""The named models with their sizes: what `gmsop models` lists."""
+"""`card` computes the size of a named model, which `gmsop models` lists."""
 
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ from gmsop.models.published import RESULTS, Result
 
 
 class Card(NamedTuple):
+    """A card holds the size of a named model, and its published results."""
+
     name: str
     parameters: int
     """Learnable numbers, BatchNorm's running statistics not counted."""
@@ -21,7 +23,7 @@ class Card(NamedTuple):
 
 
 def card(name: str, image_size: int = 64, num_classes: int = 1000) -> Card:
-    """Count a model's parameters and operations. Only shapes are computed: it takes no memory and little time.
+    """Count a model's parameters and operations. Only shapes are computed, which takes no memory and little time.
 
     Raises:
         UnknownNameError: no model of that name.

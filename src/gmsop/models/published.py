@@ -1,4 +1,4 @@
-"""What the authors published: error rates and parameter counts. Facts, none of them measured here."""
+"""These are the error rates and parameter counts that the authors published. None of them was measured here."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ PAPER = "Wang, Gao, Xie, Zuo, Li: Global Gated Mixture of Second-order Pooling, 
 
 
 class Result(NamedTuple):
-    """One row of the results tables: top-1 / top-5 error in percent, as the paper's tables or its README give them."""
+    """A result is one row of the tables in the paper or its README: top-1 / top-5 error in percent."""
 
     model: str
     dataset: str

@@ -1,10 +1,11 @@
-"""The one description of a model: what a name stands for, what files carry, and what builds the model again."""
+"""A `ModelSpec` describes a model. A name stands for one, files carry one, and from one the model is built again."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gmsop.backbones import BACKBONES
+from gmsop.backbones.protocol import BackboneModule
 from gmsop.errors import ConfigError
 from gmsop.heads import HEADS
 from gmsop.models.classifier import PooledClassifier
@@ -13,10 +14,10 @@ from gmsop.utils.options import Option, PositiveInt
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A backbone and a head by name, each with the values of all its options, and the numbers of classes and channels.
+    """This names a backbone and a head, with the values of all their options, and the numbers of classes and channels.
 
-    Frozen, and JSON can hold it: `to_dict` and `from_dict`. All values are written out, so that a file keeps its
-    meaning where a later version has another default.
+    It is frozen, and JSON can hold it: see `to_dict` and `from_dict`. All values are written out, so that a file keeps
+    its meaning if a later version has another default.
     """
 
     name: str
@@ -29,7 +30,7 @@ class ModelSpec:
     in_chans: int = 3
 
     def with_options(self, **options: Any) -> "ModelSpec":
-        """The same with other values of some options of backbone and head.
+        """Return the same description with other values of some options of backbone and head.
 
         Raises:
             ConfigError: an option that neither has, or a value that cannot be.
@@ -44,17 +45,20 @@ class ModelSpec:
         return replace(self, backbone_options=body, head_options=head)
 
     def differences(self, other: "ModelSpec") -> dict[str, Any]:
-        """The options of this one that have other values in `other`, of the same backbone and head."""
+        """Return the options with other values in `other`, of the same backbone and head; the values are this one's."""
         ours, theirs = self.options, other.options
         return {name: value for name, value in ours.items() if value != theirs.get(name)}
 
     @property
     def options(self) -> dict[str, Any]:
-        """The values of all options, of backbone and head."""
+        """Return the values of all options of backbone and head."""
         return {**self.backbone_options, **self.head_options}
 
-    def build(self) -> PooledClassifier:
-        """The model, with random weights.
+    def build(self, trunk: BackboneModule | None = None) -> PooledClassifier:
+        """Build the model, with random weights.
+
+        Args:
+            trunk: the backbone, where it is there already.
 
         Raises:
             UnknownNameError: no such backbone or head.
@@ -64,56 +68,68 @@ class ModelSpec:
         Option("in_chans", PositiveInt, 3).check(self.in_chans)
         options = dict(self.head_options)
         drop_rate = options.pop("drop_rate")
-        trunk = backbone.build(
-            in_chans=self.in_chans, keep_resolution=head.keep_resolution, **dict(self.backbone_options)
-        )
+        if trunk is None:
+            trunk = backbone.build(
+                in_chans=self.in_chans, keep_resolution=head.keep_resolution, **dict(self.backbone_options)
+            )
         pool = head.build(trunk.num_features, **options)
         model = PooledClassifier(trunk, pool, self.num_classes, norm=head.batch_norm, drop_rate=drop_rate)
         model.spec = self
         return model
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: lists in place of tuples."""
+        """Return the description as JSON holds it: lists in place of tuples."""
         return {k: _plain(v) for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
-        """The inverse of `to_dict`. An option that the file lacks has the value of the version that wrote it.
+        """Return the description that `to_dict` wrote. An option that the file lacks takes its default.
 
         Raises:
             UnknownNameError: no such backbone or head.
             ConfigError: an option that neither has, or a value that cannot be.
-            KeyError, TypeError: no such description.
+            KeyError, TypeError: `values` is not such a description.
         """
-        known = default_spec(values["backbone"], values["head"], str(values["name"]))
-        known = replace(known, num_classes=values["num_classes"], in_chans=values["in_chans"])
-        return known.with_options(**values["backbone_options"], **values["head_options"])
+        options = {**values["backbone_options"], **values["head_options"]}
+        spec = default_spec(values["backbone"], values["head"], str(values["name"]), channels=0, **options)
+        return replace(spec, num_classes=values["num_classes"], in_chans=values["in_chans"])
 
 
-def default_spec(backbone: str, head: str, name: str | None = None, **options: Any) -> ModelSpec:
-    """A head on a backbone, with all options at their values for the two.
+def default_spec(
+    backbone: str, head: str, name: str | None = None, channels: int | None = None, **options: Any
+) -> ModelSpec:
+    """Return the description of a head on a backbone, with all options at their values for the two.
 
     Args:
-        name: what the model is called; None: by the head's label.
-        options: values that differ.
+        name: what the model is called; None: named by the head's label.
+        channels: of the backbone's features, where they are known; a head's widths follow them.
+        options: values that differ from those.
 
     Raises:
         UnknownNameError: no such backbone or head.
         ConfigError: an option that neither has, or a value that cannot be.
     """
-    body = {option.name: option.default for option in BACKBONES[backbone].options.values()}
-    own = {option.name: option.default for option in HEADS[head].options.values()} | dict(
-        BACKBONES[backbone].heads.get(head, {})
-    )
+    kind, pooling = BACKBONES[backbone], HEADS[head]
+    body = {option.name: option.default for option in kind.options.values()}
+    own = {option.name: option.default for option in pooling.options.values()}
     if both := set(body) & set(own):
         raise ConfigError(f"{head} and {backbone} both have an option {', '.join(sorted(both))}")
-    spec = ModelSpec(name or "", backbone, head, body, own).with_options(**options)
-    label = HEADS[head].label.format(**spec.head_options)
-    return replace(spec, name=name or f"{label}_{backbone}")
+    if not kind.paper:
+        if channels is None:
+            channels = kind.channels({k: v for k, v in {**body, **options}.items() if k in body})
+        own |= pooling.widths(channels)
+    spec = ModelSpec(name or "", backbone, head, body, own | dict(kind.heads.get(head, {}))).with_options(**options)
+    spec = replace(spec, head_options={**spec.head_options, **pooling.complete(spec.head_options)})
+    return replace(spec, name=name or f"{pooling.label.format(**spec.head_options)}_{body_name(spec)}")
+
+
+def body_name(spec: ModelSpec) -> str:
+    """Return what the backbone is called: its name, or timm's name of it."""
+    return str(spec.backbone_options.get("model") or spec.backbone)
 
 
 def known_options() -> set[str]:
-    """Names of all options that some head or backbone has."""
+    """Return the names of all options that some head or backbone has."""
     return {name for room in (HEADS, BACKBONES) for entry in room for name in entry.options}
 
 

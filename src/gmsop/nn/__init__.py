@@ -1,4 +1,4 @@
-"""Modules with parameters: pooling layers, the gate, the mixture."""
+"""These are the modules with parameters: pooling layers, the gate, the mixture."""
 
 from gmsop.nn.gate import Routing, TopKGate
 from gmsop.nn.mixture import GatedMixture

@@ -1,9 +1,10 @@
-"""The sparsity-constrained gate: which K of the N components does an image go to, and with what weights."""
+"""The sparsity-constrained gate decides which K of the N components an image goes to, and with what weights."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
@@ -11,9 +12,12 @@ from gmsop.nn.init import he_normal_
 from gmsop.nn.pooling import GlobalAvgPool, ISqrtCovPool
 from gmsop.ops import dense_gates, gate_logits, top_k_gates, top_k_indices
 
+for _function in ("_noise", "dense_gates", "gate_logits", "top_k_gates", "top_k_indices"):
+    torch.fx.wrap(_function)  # so symbolic tracing records it as one operation
+
 
 class Routing(NamedTuple):
-    """What the gate decided. B images, N components ("experts" elsewhere), K = top_k."""
+    """This is what the gate decided. B images, N components ("experts" elsewhere), K = top_k."""
 
     logits: Tensor
     """(B, N): scores of all components, noise included."""
@@ -24,12 +28,17 @@ class Routing(NamedTuple):
 
     @property
     def dense(self) -> Tensor:
-        """(B, N): weights of all components, zero where not chosen. What `gmsop.ops.balance_loss` takes."""
+        """Return the weights of all components, (B, N), zero where not chosen: what `gmsop.ops.balance_loss` takes."""
         return dense_gates(self.gates, self.indices, self.logits.shape[1])
 
 
+def default_top_k(num_components: int) -> int:
+    """Return how many components an image goes to: half, at least 2 (one score gives no gradient), at most 8."""
+    return min(num_components, 8, max(2, num_components // 2))
+
+
 class TopKGate(nn.Module):
-    """Prediction layers, pooling, two linear maps, top-K, softmax over the K.
+    """Choose K components per image by prediction layers, pooling, two linear maps, top-K and softmax over the K.
 
     Each prediction layer is a 1x1 convolution, BatchNorm and ReLU. The linear maps have no bias and start as the
     constant 1 / features: at first all components tie, and ties are drawn at random in training.
@@ -79,13 +88,18 @@ class TopKGate(nn.Module):
         self.noise_weight = nn.Parameter(torch.full((num_components, features), 1 / features))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Routing:
-        """(B, C, H, W) -> `Routing`. `noise`, (B,), replaces the standard normal draw of training."""
+        """Route the images of (B, C, H, W). `noise`, (B,), replaces the standard normal draw of training."""
         features = self.pool(self.predict(x))
         if noise is None and self.training:
-            noise = torch.randn(x.shape[0], device=x.device, dtype=features.dtype)
+            noise = _noise(features)
         logits = gate_logits(features, self.weight, self.noise_weight, noise)
         indices = top_k_indices(logits, self.top_k, random_ties=self.training)
         return Routing(logits, indices, top_k_gates(logits, indices))
 
     def extra_repr(self) -> str:
         return f"num_components={self.num_components}, top_k={self.top_k}"
+
+
+def _noise(features: Tensor) -> Tensor:
+    """Draw one standard normal number for each image."""
+    return torch.randn(features.shape[0], device=features.device, dtype=features.dtype)

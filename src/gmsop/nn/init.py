@@ -1,4 +1,4 @@
-"""The official initialisation."""
+"""Weights start as in the official code."""
 
 import math
 
@@ -6,5 +6,5 @@ from torch import Tensor, nn
 
 
 def he_normal_(weight: Tensor) -> None:
-    """Normal with standard deviation sqrt(2 / fan_in), for convolutions and the classifier alike."""
+    """Draw weights from a normal of standard deviation sqrt(2 / fan_in), for convolutions and the classifier alike."""
     nn.init.normal_(weight, std=math.sqrt(2 / weight[0].numel()))

@@ -1,6 +1,6 @@
-"""Pooling layers: a feature map (B, C, H, W) to one vector per image. Parametric ones are mixture components too."""
+"""Pooling layers turn a feature map (B, C, H, W) into a vector per image. Parametric ones can be components."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.fx
@@ -12,52 +12,61 @@ from gmsop.ops import second_order_pool, triu_size
 from gmsop.ops.precision import like_input
 from gmsop.utils.options import PositiveInt
 
-for _function in ("second_order_pool", "like_input", "_mean", "_require_channels"):
-    torch.fx.wrap(_function)  # symbolic tracing takes it as one operation
+for _function in ("second_order_pool", "like_input", "_mean", "in_dtype_of", "require_map"):
+    torch.fx.wrap(_function)  # so symbolic tracing records it as one operation
 
 
 class Fusible(NamedTuple):
-    """What a component computes, for a bank that computes all its components at once: see `gmsop.nn.bank`."""
+    """A component says here what it computes, so that a bank can run all at once: see `gmsop.nn.bank`."""
 
     convs: tuple[nn.Module, ...]
     """1x1 convolutions without bias, one after the other, each with ReLU."""
     pool: nn.Module
-    """What follows them, called on all (image, component) pairs together; without parameters, the same in all."""
+    """What follows them, called on all pairs together; it has no parameters and is the same in all components."""
 
 
 class GlobalAvgPool(nn.Module):
-    """First-order pooling: the mean over positions, (B, C, H, W) or (B, C, M) -> (B, C).
+    """Pool by the mean over positions (first-order pooling), (B, C, H, W) -> (B, C).
 
     Args:
-        in_channels: C; only needed to know `out_features` beforehand.
+        in_channels: C; only needed to know `out_features` beforehand, and to refuse features of another number.
+
+    Raises:
+        ConfigError: in `forward`, something else than a map (B, C, H, W).
     """
 
     def __init__(self, in_channels: int | None = None) -> None:
         super().__init__()
-        self.out_features = in_channels
+        self.in_channels = self.out_features = in_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        require_map("GlobalAvgPool", x, self.in_channels)
         return _mean(x)
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Not `x.mean`: its backward pass writes the gradient out for every position, that of a sum does not. Same bits."""
+    """Return the mean over positions, with the same bits as `x.mean` but a cheaper backward pass.
+
+    That of `x.mean` writes the gradient out for every position, that of a sum does not.
+    """
     wide = torch.promote_types(x.dtype, torch.float32)  # a sum in float16 may be too large
-    return (x.sum(tuple(range(2, x.dim())), dtype=wide) / x.shape[2:].numel()).to(x.dtype)
+    return (x.sum((2, 3), dtype=wide) / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
 class ISqrtCovPool(nn.Module):
-    """Second-order pooling: covariance, its square root, the upper triangle. (B, C, H, W) -> (B, D (D + 1) / 2).
+    """Pool by covariance, its square root and the upper triangle, (B, C, H, W) -> (B, D (D + 1) / 2).
 
-    The paper's SR-SOP, also known as iSQRT-COV and fast MPN-COV.
+    This second-order pooling is the paper's SR-SOP, also known as iSQRT-COV and fast MPN-COV.
 
     Args:
-        in_channels: C; only needed with `reduced_dim`, and to know `out_features` beforehand.
-        reduced_dim: first a 1x1 convolution to D channels with BatchNorm and ReLU. None: D = C.
+        in_channels: C; only needed with `reduced_dim`, to know `out_features` beforehand, and to refuse features of
+            another number of channels.
+        reduced_dim: channels D of a 1x1 convolution before the pooling, with BatchNorm and ReLU. None: it is left out.
         num_iters: Newton-Schulz iterations.
 
     Raises:
-        ConfigError: in `forward`, features of other than `in_channels` channels.
+        ConfigError: `reduced_dim` without `in_channels`; in `forward`, something else than a map (B, C, H, W), or a
+            map of a single position, whose covariance is zero whatever is in it.
     """
 
     def __init__(
@@ -77,23 +86,54 @@ class ISqrtCovPool(nn.Module):
         self.num_iters = num_iters
 
     def forward(self, x: Tensor) -> Tensor:
-        _require_channels(x, self.in_channels)
-        x = self.reduce(x)
+        require_map("ISqrtCovPool", x, self.in_channels, at_least=2)
+        if isinstance(self.reduce, nn.Sequential):
+            x = self.reduce(in_dtype_of(cast(Tensor, self.reduce[0].weight), x))
+        else:
+            x = self.reduce(x)
         return like_input(second_order_pool(x, self.num_iters), x)
 
     def extra_repr(self) -> str:
         return f"num_iters={self.num_iters}"
 
 
-def _require_channels(x: Tensor, channels: int | None) -> None:
-    if channels is not None and (x.dim() < 3 or x.shape[1] != channels):
-        raise ConfigError(f"ISqrtCovPool: expected features (B, {channels}, H, W), got shape {tuple(x.shape)}")
+def require_map(name: str, x: Tensor, channels: int | None = None, at_least: int = 1) -> None:
+    """Refuse what is no map of features (B, C, H, W): another layout would be pooled over the wrong axes in silence.
+
+    Args:
+        name: of the layer, for the error.
+        channels: C, where it is known.
+        at_least: so many positions.
+
+    Raises:
+        ConfigError: another number of axes or channels, no floating-point numbers, or too few positions.
+    """
+    shape = tuple(x.shape)
+    if x.dim() != 4:
+        tokens = "; tokens (B, N, C) are x.transpose(1, 2).unsqueeze(3)" if x.dim() == 3 else ""
+        raise ConfigError(f"{name}: expected a map of features (B, C, H, W), got shape {shape}{tokens}")
+    if not x.is_floating_point():
+        raise ConfigError(f"{name}: expected floating-point features, got {x.dtype}")
+    if channels is not None and x.shape[1] != channels:
+        last = "; channels come second, not last: x.permute(0, 3, 1, 2)" if x.shape[3] == channels else ""
+        raise ConfigError(f"{name}: expected features (B, {channels}, H, W), got shape {shape}{last}")
+    if x.shape[2] * x.shape[3] < at_least:
+        raise ConfigError(
+            f"{name}: the map {shape} has {x.shape[2] * x.shape[3]} position, of which there is no covariance: give "
+            "larger images, or a backbone that keeps more positions (output_stride=16)"
+        )
+
+
+def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
+    """Cast features of half precision to the dtype of the weights that follow, unless autocast does the reverse."""
+    half = x.dtype in (torch.float16, torch.bfloat16) and weight.dtype != x.dtype
+    return x.to(weight.dtype) if half and not (not x.is_meta and torch.is_autocast_enabled(x.device.type)) else x
 
 
 class ParametricSOP(nn.Module):
-    """A second-order component: 1x1 convolution, ReLU, 1x1 convolution, ReLU, `ISqrtCovPool`.
+    """A second-order component applies 1x1 convolution, ReLU, 1x1 convolution, ReLU and `ISqrtCovPool`.
 
-    No bias and no BatchNorm inside; the authors removed them after an ablation. (B, C, H, W) -> (B, D (D + 1) / 2).
+    It has no bias and no BatchNorm; the authors removed them after an ablation. (B, C, H, W) -> (B, D (D + 1) / 2).
 
     Args:
         in_channels: C.
@@ -123,14 +163,14 @@ class ParametricSOP(nn.Module):
         return self.pool(self.conv2(self.conv1(x).relu()).relu())
 
     def fusible(self) -> Fusible | None:
-        """What `forward` computes; None for a subclass with a `forward` of its own."""
+        """Return what `forward` computes; None for a subclass with a `forward` of its own."""
         return Fusible((self.conv1, self.conv2), self.pool) if type(self).forward is ParametricSOP.forward else None
 
 
 class ParametricGAP(nn.Module):
-    """A first-order component: 1x1 convolution, ReLU, mean over positions. (B, C, H, W) -> (B, D).
+    """A first-order component applies 1x1 convolution, ReLU and the mean over positions, (B, C, H, W) -> (B, D).
 
-    Alone it is the paper's "512d" and "8256d" baselines, average pooling at the length of a mixture's vector.
+    Outside a mixture it is the paper's "512d" and "8256d" baselines: average pooling to vectors as long as a mixture's.
 
     Args:
         in_channels: C.
@@ -150,5 +190,5 @@ class ParametricGAP(nn.Module):
         return self.pool(self.conv(x).relu())
 
     def fusible(self) -> Fusible | None:
-        """What `forward` computes; None for a subclass with a `forward` of its own."""
+        """Return what `forward` computes; None for a subclass with a `forward` of its own."""
         return Fusible((self.conv,), self.pool) if type(self).forward is ParametricGAP.forward else None

@@ -1,4 +1,4 @@
-"""Pure functions on tensors: second-order pooling and sparse gating, each beside its slow, obvious reference."""
+"""These are pure functions on tensors: second-order pooling and the mixture, each beside a slow, obvious reference."""
 
 from gmsop.ops.mixture import (
     Plan,

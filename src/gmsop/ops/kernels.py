@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA. Every one computes what `gmsop.ops` computes without it; see `usable` for when they run."""
+"""These functions decide whether a Triton kernel runs. Where none does, plain PyTorch computes the same, slower."""
 
 import functools
 import importlib.util
@@ -16,9 +16,10 @@ _failed: set[str] = set()
 
 @functools.cache
 def usable(device: torch.device) -> bool:
-    """Whether the kernels run on tensors of `device`: CUDA of compute capability 8.0 or more (Ampere), with Triton.
+    """Return whether the kernels run on tensors of `device`.
 
-    `GMSOP_KERNELS=0` in the environment turns them off. Where a CUDA device goes without, one line is logged at INFO.
+    They need CUDA of compute capability 8.0 or more (Ampere), and Triton. `GMSOP_KERNELS=0` in the environment turns
+    them off. If a CUDA device does not use them, one line is logged at INFO.
     """
     if device.type != "cuda":
         return False
@@ -37,13 +38,16 @@ def usable(device: torch.device) -> bool:
 
 
 def attempt(name: str, precision: str, run: Callable[[], T], x: torch.Tensor) -> T | None:
-    """What `run` gives, on the device of `x`, or None if it cannot: a kernel that does not compile on this GPU, or does
-    not fit, costs speed and one warning, not the run. For such features, (B, C, M), it is not tried again."""
+    """Return what the kernel in `run` computes, or None if it does not run on this GPU.
+
+    A kernel that does not compile, or does not fit, costs one warning and speed, not the run. It is not tried again for
+    features, `x` (B, C, M), of that dtype and number of channels. Running out of memory is raised as ever.
+    """
     name = f"{name} of {x.shape[1]} channels in {str(x.dtype).removeprefix('torch.')}, {precision},"
     if name in _failed:
         return None
     try:
-        with torch.cuda.device_of(x):  # Triton launches on the current device, whatever it is given
+        with torch.cuda.device_of(x):  # Triton launches on the current device, not on that of its tensors
             return run()
     except torch.OutOfMemoryError:
         raise

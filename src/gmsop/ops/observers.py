@@ -1,4 +1,4 @@
-"""Who observes a call of an operator: a compiler, an exporter, a tracer, a transform of `torch.func`, or nobody."""
+"""These functions tell who observes a call of an operator: a compiler, exporter, tracer, `torch.func`, or nobody."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ __all__ = ["is_decomposed", "is_exporting", "is_plain_inference", "is_tracing", 
 
 
 def is_decomposed(*inputs: Tensor) -> bool:
-    """Whether to run the plain PyTorch formula in place of a custom operator.
+    """Return whether to run the plain PyTorch formula in place of a custom operator.
 
     Three callers cannot use our custom operators: `torch.export`, whose file must run where gmsop is not installed;
     `torch.func`, for whose transforms they have no rules; and forward-mode differentiation, which would get no tangent
@@ -19,15 +19,16 @@ def is_decomposed(*inputs: Tensor) -> bool:
 
 
 def is_tracing() -> bool:
-    """Whether `torch.jit.trace` records the call, whose record must not depend on what the example is like."""
+    """Return whether `torch.jit.trace` records the call; what it records must not depend on the example's numbers."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 def is_plain_inference(*inputs: Tensor) -> bool:
-    """Whether nothing observes the call: no compiler, tracer, profiler mode, functorch transform, tensor subclass.
+    """Return whether nothing observes the call.
 
-    Then calling the CPU function directly gives the same result, and saves the tenth of a millisecond that PyTorch's
-    dispatcher takes, which counts for one image. When in doubt: False.
+    That is: no compiler, tracer, profiler mode, functorch transform or tensor subclass, and all tensors on a CPU. Then
+    calling the CPU function directly gives the same result, and saves the tenth of a millisecond that PyTorch's
+    dispatcher takes, which matters for one image. When in doubt: False.
     """
     if torch.compiler.is_compiling() or any(type(x) not in _CLASSES or x.device.type != "cpu" for x in inputs):
         return False

@@ -1,6 +1,7 @@
-"""The names that PyTorch does not promise, all in this file, each with what is right, if slower, where it is gone.
+"""This file holds every use of a name that PyTorch does not promise to keep.
 
-They are looked up at every call, so that a test can take each away.
+Where a name is gone, its function gives an answer that is right, if slower. The names are looked up at every call, so
+that a test can take each away.
 """
 
 from functools import cache
@@ -18,7 +19,10 @@ def _private(owner: Any, name: str) -> Any:
 
 
 def only_usual_dispatch_keys() -> bool:
-    """Whether no mode and no transform has added a dispatch key to those of every eager call; False if unknown."""
+    """Return whether PyTorch's dispatcher has only the keys of a plain eager call; False if unknown.
+
+    Modes and transforms add keys of their own.
+    """
     active, usual = _private(torch._C, "_dispatch_tls_local_include_set"), _usual_keys()
     return active is not _MISSING and usual is not None and active().raw_repr() | usual == usual
 
@@ -32,14 +36,17 @@ def _usual_keys() -> int | None:
 
 
 def is_exporting() -> bool:
-    """Whether `torch.export` is tracing. PyTorch 2.11's own `is_exporting` says so of `torch.compile`, too, which is
-    right if slower: the operators then show what they are made of."""
+    """Return whether `torch.export` is tracing.
+
+    Where the private flag is gone, PyTorch's public `is_exporting` answers. In PyTorch 2.11 it is true of
+    `torch.compile`, too: the operators are then decomposed, which is right, but slower.
+    """
     flag = _private(torch.compiler, "_is_exporting_flag")
     return bool(torch.compiler.is_exporting() if flag is _MISSING else flag)
 
 
 def is_transformed() -> bool:
-    """Whether a transform of `torch.func` is at work in an eager call; True if unknown."""
+    """Return whether a transform of `torch.func` is at work in an eager call; True if unknown."""
     if torch.compiler.is_compiling():
         return False
     active = _private(torch._C, "_are_functorch_transforms_active")
@@ -47,6 +54,6 @@ def is_transformed() -> bool:
 
 
 def has_tangent(*inputs: Tensor) -> bool:
-    """Whether one of the inputs is differentiated forwards."""
+    """Return whether one of the inputs takes part in forward-mode differentiation."""
     level = _private(forward_ad, "_current_level")
     return (level is _MISSING or level >= 0) and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)

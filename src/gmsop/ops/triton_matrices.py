@@ -1,4 +1,4 @@
-"""Matrices of N x N that a program keeps in a scratch of its own, row by row, and its products of them."""
+"""These functions read, save and multiply the N x N matrices that a program keeps in its scratch, row by row."""
 
 import triton
 import triton.language as tl
@@ -6,6 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def read(a, N: tl.constexpr):
+    """Load a matrix."""
     return tl.load(a + tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :])
 
 
@@ -19,6 +20,7 @@ def save(a, value, N: tl.constexpr):
 
 @triton.jit
 def save_vector(a, value, N: tl.constexpr):
+    """Overwrite N numbers that the program may still be reading."""
     tl.debug_barrier()
     tl.store(a + tl.arange(0, N), value)
     tl.debug_barrier()
@@ -26,7 +28,8 @@ def save_vector(a, value, N: tl.constexpr):
 
 @triton.jit
 def dot(a, b, total, PRECISION: tl.constexpr):
-    # One chain of branches: after an `if` that returns, Triton would compile the rest all the same.
+    """Return `total` + A B; PRECISION matters for float32 only."""
+    # This is one chain of branches, because Triton compiles what follows an `if` that returns all the same.
     if a.dtype != tl.float32:
         return tl.dot(a, b, total)
     elif PRECISION == "bf16":  # noqa: RET505
@@ -37,17 +40,19 @@ def dot(a, b, total, PRECISION: tl.constexpr):
 
 @triton.jit
 def inner(a, b):
+    """Return <a, b>."""
     return tl.sum(tl.sum(a * b, 1), 0)
 
 
 @triton.jit
 def diagonal(value, N: tl.constexpr):
+    """Return `value` on the diagonal and zero elsewhere: a number times I, or a matrix's diagonal."""
     return tl.where(tl.arange(0, N)[:, None] == tl.arange(0, N)[None, :], value, 0.0)
 
 
 @triton.jit
 def multiply(a, b, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr = False):
-    """A B, or A' B, for symmetric B."""
+    """Return A B, or A' B, for symmetric B."""
     return add_product(tl.zeros((N, N), tl.float32), a, b, N, BK, PRECISION, TRANSPOSED)
 
 
@@ -55,7 +60,7 @@ def multiply(a, b, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, T
 def add_product(
     total, a, b, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr = False
 ):
-    """`total` + A B, or A' B, for symmetric B: read by rows, which is as its columns."""
+    """Return `total` + A B, or A' B, for symmetric B, whose rows are read in place of its columns."""
     row = tl.arange(0, N)[:, None]
     for start in range(0, N, BK):
         k = start + tl.arange(0, BK)[None, :]

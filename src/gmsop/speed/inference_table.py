@@ -26,7 +26,7 @@ def inference_table(device: torch.device, small: bool = False, models: str = "*"
     names = (
         ["gap_tiny", "gm_sop_4_2_tiny"]
         if small
-        else [n for n in list_models(models) if BACKBONES[named_spec(n).backbone].rows]
+        else [n for n in list_models(models) if BACKBONES[named_spec(n).backbone].paper]
     )
     if not names:
         raise UnknownNameError.of("model", models, list_models())

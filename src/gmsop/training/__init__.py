@@ -1,1 +1,1 @@
-"""Training by a recipe: the optimisation, what is logged, checkpoints and going on from them, many devices."""
+"""This package trains by a recipe: optimisation, logs, checkpoints and going on from them, many devices."""

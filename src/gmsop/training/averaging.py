@@ -1,12 +1,15 @@
-"""The running average of the weights."""
+"""A run may keep a running average of the weights."""
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 
 class Averaging(EMAWeightAveraging):
-    """Lightning's, with the average in the training's precision and on its device: Lightning makes it before it brings
-    the model there, and would copy every weight to the host in every step."""
+    """Keep Lightning's average of the weights, but in the training's precision and on its device.
+
+    Lightning makes the average before it brings the model to the device, and would copy every weight to the host in
+    every step.
+    """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":

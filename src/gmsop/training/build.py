@@ -1,4 +1,4 @@
-"""What a plan needs to be carried out: the trainer with its callbacks, the task, the loaders."""
+"""`build` makes what a plan needs to be carried out: the trainer with its callbacks, the task, the loaders."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from gmsop.training.task import TrainingTask
 
 @dataclass(frozen=True)
 class Machines:
-    """Where a run runs."""
+    """This says where a run runs."""
 
     devices: int | str = "auto"
     """Processes on this machine, one per GPU (or CPU process); "auto": all GPUs, or one CPU process."""
@@ -37,7 +37,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Built:
-    """A run that is ready to start."""
+    """This is a run that is ready to start."""
 
     trainer: pl.Trainer
     task: TrainingTask
@@ -56,7 +56,7 @@ def build(plan: Plan, machines: Machines, wandb: str | None, progress: bool) -> 
     recipe, checkpoint = plan.recipe, plan.checkpoint
     task = TrainingTask(plan.model, recipe, plan.out, plan.images)
     writer = CheckpointWriter(plan.out, recipe.checkpoint_every, plan.has_other_data)
-    slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None  # `Signals` does it
+    slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None  # `Signals` requeues
     callbacks: list[Callback] = [writer, Signals(writer, slurm)]
     if recipe.ema_decay:
         callbacks.append(Averaging(decay=recipe.ema_decay))

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: `last.ckpt`, `previous.ckpt` before it, and `best.ckpt`, each whole or not there at all.
+"""A run's checkpoints are `last.ckpt`, `previous.ckpt` before it, and `best.ckpt`, each whole or not there at all.
 
 They are Lightning checkpoints, with an entry `gmsop` that says whose they are and how far the run was.
 """
@@ -27,20 +27,20 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class CheckpointWriter(Checkpoint):
-    """Saves `last.ckpt` every so many steps and after each epoch, and `best.ckpt` by top-1 error on val.
+    """Save `last.ckpt` every so many steps and after each epoch, and `best.ckpt` by top-1 error on val.
 
-    A checkpoint that cannot be written is warned about; training goes on, and the older ones stay.
+    If a checkpoint cannot be written, there is a warning; training goes on, and the older ones stay.
 
     Args:
         every: steps of the optimiser between checkpoints within an epoch; 0: none there.
-        other_data: the run goes on with other images than before, by which what was best then cannot be judged.
+        other_data: the run goes on with other images than before, so the best error before does not count.
     """
 
     def __init__(self, folder: Path, every: int, other_data: bool = False) -> None:
         self.folder, self.every, self.other_data = folder, every, other_data
         self.best_top1_error, self.best_epoch = math.inf, -1
         self.saved_step = -1
-        """Of the optimiser, after which `last.ckpt` was to be written last."""
+        """Step of the optimiser after which `last.ckpt` was last to be written."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_top1_error": self.best_top1_error, "best_epoch": self.best_epoch}
@@ -49,8 +49,8 @@ class CheckpointWriter(Checkpoint):
         self.best_top1_error, self.best_epoch = state_dict["best_top1_error"], state_dict["best_epoch"]
 
     def on_train_start(self, trainer: pl.Trainer, task: Any) -> None:
-        # In another folder than before there may be none; and one of later epochs, which a run that went back has
-        # given up, is not of this run.
+        # A run that goes on in another folder may have no `best.ckpt` there. One of later epochs does not count: the
+        # run went back, and has given those epochs up.
         if self.other_data or epochs_of(self.folder / BEST) > trainer.current_epoch:
             self.best_top1_error, self.best_epoch = math.inf, -1
 
@@ -61,7 +61,7 @@ class CheckpointWriter(Checkpoint):
 
     @staticmethod
     def between_steps(trainer: pl.Trainer, index: int) -> bool:
-        """Whether a checkpoint after this batch would lose no gradient, nor the validation that ends the epoch."""
+        """Return whether a checkpoint after this batch loses no gradient, nor the validation that ends the epoch."""
         return (index + 1) % trainer.accumulate_grad_batches == 0 and index + 1 < trainer.num_training_batches
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:
@@ -78,7 +78,7 @@ class CheckpointWriter(Checkpoint):
                 self.load_state_dict(before)
 
     def save_last(self, trainer: pl.Trainer, best: bool = False) -> bool:
-        """Whether this process, if it is the one that writes, has written it.
+        """Save `last.ckpt`, with `best` as `best.ckpt`, too; return False if this process had to write and could not.
 
         Raises:
             TrainingError: the weights are not finite: nothing good could come of them.
@@ -91,15 +91,15 @@ class CheckpointWriter(Checkpoint):
             )
         trainer.save_checkpoint(self.folder / LAST, weights_only=False, storage_options={"best": best})
         files: Any = trainer.strategy.checkpoint_io
-        self.saved_step = trainer.global_step  # written or not: the ranks must agree
+        self.saved_step = trainer.global_step  # set even if it was not written, since the ranks must agree
         return bool(files.written)
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes to a temporary file that takes the old one's place when it is safely on the disk."""
+    """Write to a temporary file that takes the old one's place when it is safely on the disk."""
 
     written = True
-    """Whether the last one could be written."""
+    """Whether the last checkpoint could be written."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path, self.written = Path(path), False
@@ -111,7 +111,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 if path.name == LAST and path.exists():
                     _link(path, path.with_name(PREVIOUS))
             self.written = True
-        except WriteError as error:  # must not be raised: it would leave the other ranks waiting
+        except WriteError as error:  # raising it would leave the other ranks waiting
             warn(f"NO CHECKPOINT after step {checkpoint['global_step']}: {error}. Training goes on")
 
 
@@ -127,7 +127,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file, replacing what had it; a copy where the file system has no links."""
+    """Give a file a second name, replacing what had it; make a copy where the file system has no links."""
     temporary = target.with_name(f".{target.name}.part")
     temporary.unlink(missing_ok=True)
     try:
@@ -138,19 +138,21 @@ def _link(source: Path, target: Path) -> None:
 
 
 def last_good(folder: Path | None) -> str:
-    """In words; none is written of weights that are not finite."""
+    """Return in words what the last good checkpoint is. None is written of weights that are not finite."""
     saved = folder and folder / LAST
     return f"the last good checkpoint is {saved}" if saved and saved.exists() else "there is no checkpoint yet"
 
 
 def write_validation(folder: Path) -> None:
-    """`validation.npz`, from `best.ckpt`: the confusion matrix and the gate's use per class of its epoch, which it
-    names. A run killed between the two does it when it goes on."""
+    """Write `validation.npz` from `best.ckpt`: its epoch, and that epoch's confusion matrix and gate use per class.
+
+    A run killed after it wrote `best.ckpt` does this when it goes on.
+    """
     try:
         best = read_training_checkpoint(folder / BEST)["gmsop"]
     except CheckpointError:
         return
-    if "validation" not in best:  # of an older version
+    if "validation" not in best:  # an older version wrote it
         return
     arrays = {"epoch": np.array(best["epoch"] - 1)} | {name: t.numpy() for name, t in best["validation"].items()}
     try:
@@ -161,12 +163,12 @@ def write_validation(folder: Path) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one, whole or not."""
+    """Return whether the folder has a checkpoint, whole or not."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
 
 
 def epochs_of(path: Path) -> float:
-    """How many epochs were over at a checkpoint; infinite if it is not there or damaged."""
+    """Return how many epochs were over at a checkpoint; infinity if it is not there or damaged."""
     try:
         return int(read_training_checkpoint(path)["gmsop"]["epoch"])
     except CheckpointError:
@@ -174,8 +176,9 @@ def epochs_of(path: Path) -> float:
 
 
 def go_on_from(path: Path, out: Path) -> None:
-    """Make `path` the last checkpoint of the run folder `out`, if it is one of the folder's own: a run that goes back
-    to it gives up what lies further on.
+    """Make `path` the last checkpoint of the run folder `out`, if it is one of the folder's own.
+
+    A run that goes back to an earlier checkpoint gives up what came after it.
 
     Raises:
         WriteError: no space, no permission.
@@ -191,15 +194,16 @@ def go_on_from(path: Path, out: Path) -> None:
 
 
 def clear_away(out: Path) -> None:
-    """Remove the halves of checkpoints that a run killed while it wrote has left in `out`."""
+    """Remove the unfinished checkpoints in `out` of a run that was killed while it wrote."""
     for name in (LAST, PREVIOUS, BEST):
         for path in (*out.glob(f".{name}.*.part"), out / f".{name}.part"):
             path.unlink(missing_ok=True)
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The newest whole checkpoint of a run folder: the last, or else what is furthest on of the one before and the
-    best. Damaged ones are warned about.
+    """Return the newest whole checkpoint of a run folder; there is a warning about damaged ones.
+
+    It is `last.ckpt` or, if that is damaged or missing, whichever of `previous.ckpt` and `best.ckpt` is further on.
 
     Raises:
         CheckpointError: there is none.
@@ -223,7 +227,7 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 def read_whole(path: str | Path) -> dict[str, Any]:
-    """`read_training_checkpoint`, with every byte checked.
+    """Read a checkpoint as `read_training_checkpoint` does, and check every byte.
 
     Raises:
         CheckpointError: missing, truncated, a checksum that differs, or not a checkpoint that can be gone on with.

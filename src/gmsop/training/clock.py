@@ -1,4 +1,4 @@
-"""The time of an epoch: seconds, also of the starts before, and images per second."""
+"""An `EpochClock` measures an epoch: seconds, over all starts of the run, and images per second."""
 
 import math
 import time
@@ -12,7 +12,7 @@ row has `train_seconds` only, up to its checkpoint."""
 
 
 class EpochClock:
-    """Measures the training part of an epoch.
+    """Measure the training of an epoch, without its validation.
 
     Args:
         file: `timing.csv`; None: nothing is written.
@@ -23,7 +23,7 @@ class EpochClock:
         self.speed = math.nan
         """Images per second of the epoch under way."""
         self.train_seconds = 0.0
-        """Of the epoch that was validated last."""
+        """Training time of the epoch that was validated last."""
         self._before, self._passes = 0.0, 0
         self._started = time.perf_counter()
 
@@ -41,11 +41,11 @@ class EpochClock:
         self._passes += 1
 
     def end_pass(self, images: float) -> None:
-        """Set `speed`, for passes of so many images."""
+        """Set `speed`, for passes of `images` images each."""
         self.speed = self._passes * images / (time.perf_counter() - self._started)
 
     def seconds(self) -> float:
-        """Training time of the epoch so far, over all starts of the run."""
+        """Return the training time of the epoch so far, over all starts of the run."""
         return self._before + time.perf_counter() - self._started
 
     def end(self) -> None:
@@ -53,7 +53,7 @@ class EpochClock:
         self.train_seconds, self._before = self.seconds(), 0.0
 
     def write_place(self, epoch: int) -> None:
-        """Note the unfinished epoch's time, with a checkpoint.
+        """Write the unfinished epoch's time, with a checkpoint.
 
         Raises:
             WriteError: no space, no permission.
@@ -62,7 +62,7 @@ class EpochClock:
             log_epoch(self.file, epoch, {"train_seconds": self.seconds()})
 
     def write(self, epoch: int, val_seconds: float) -> None:
-        """Note a finished epoch's times.
+        """Write a finished epoch's times.
 
         Raises:
             WriteError: no space, no permission.

@@ -1,4 +1,4 @@
-"""Average pooling, second-order pooling and the gated mixture, trained alike on the bundled images."""
+"""The demo trains average pooling, second-order pooling and the gated mixture alike on the bundled images."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ RECIPES = {"GAP": "demo/gap", "SR-SOP": "demo/sr_sop", "GM-SOP": "demo/gm_sop_4_
 def run_demo(out: str | Path, seed: int = 0, epochs: int | None = None, progress: bool = True) -> dict[str, Run]:
     """Train the demo's models one after the other: same backbone, images, epochs, optimiser and seed.
 
-    Leaves one run folder per model in `out`, and `curves.png` with all of them.
+    It leaves one run folder per model in `out`, and `curves.png` with all of them.
 
     Args:
-        epochs: instead of the recipes' number.
+        epochs: number of epochs in place of the recipes'.
 
     Raises:
         ConfigError: `out` already holds a demo.

@@ -1,4 +1,4 @@
-"""What a training run prints: a line per epoch, and in a log file a line a minute."""
+"""A training run prints a line per epoch, and in a log file also a line a minute."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ EVERY = 60.0
 
 
 class EpochLines(Callback):
-    """One line per epoch, kept on the screen above the progress bar; in a log file one a minute besides."""
+    """Print a line per epoch, kept on the screen above the progress bar; in a log file also a line a minute."""
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self._started, self._first = time.perf_counter(), self._place(trainer)
@@ -31,9 +31,9 @@ class EpochLines(Callback):
 
     @staticmethod
     def _place(trainer: pl.Trainer) -> float:
-        """Epochs done, with a fraction."""
+        """Return the number of epochs done, with a fraction."""
         progress = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        within = progress < trainer.num_training_batches  # or what is resumed is the end of an epoch
+        within = progress < trainer.num_training_batches  # else the run is resumed at the end of an epoch
         return trainer.current_epoch + (progress / trainer.num_training_batches if within else 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:

@@ -1,4 +1,4 @@
-"""The rows of `metrics.csv`, kept while they cannot be written."""
+"""`EpochRows` writes the rows of `metrics.csv`, and keeps them while they cannot be written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from gmsop.runs.metrics import log_epoch
 
 
 class EpochRows:
-    """Writes a row per epoch. Rows that a full disk refused are written after the next epoch.
+    """Write a row per epoch. Rows that a full disk refused are written after the next epoch.
 
     Args:
         file: `metrics.csv`; None: nothing is written.

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go besides `metrics.csv`: TensorBoard, and Weights & Biases when asked."""
+"""The numbers of a run go to TensorBoard besides `metrics.csv`, and to Weights & Biases when asked."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from gmsop.training.recipe import Recipe
 
 
 class _PatientTensorBoard(TensorBoardLogger):
-    """Goes silent, with a warning, when its files cannot be written: a full disk must not end a run."""
+    """Log to TensorBoard, but stop with a warning when its files cannot be written: a full disk must not end a run."""
 
     _broken = False
 
@@ -41,13 +41,13 @@ class _PatientTensorBoard(TensorBoardLogger):
 
 
 def make_loggers(folder: Path, recipe: Recipe, wandb: str | None, step: int) -> list[Logger]:
-    """TensorBoard in `folder`, and the Weights & Biases project `wandb`.
+    """Return the loggers: TensorBoard in `folder`, and the Weights & Biases project `wandb` if it is given.
 
     Args:
-        step: the run goes on from; TensorBoard forgets what was logged from there on, W&B goes on with its run.
+        step: where the run goes on. TensorBoard forgets what was logged from there on, W&B goes on with its run.
 
     Raises:
-        ConfigError: `wandb`, and the package is not installed.
+        ConfigError: `wandb` is given, but the package is not installed.
     """
     loggers: list[Logger] = [_PatientTensorBoard(folder, name="", version="", purge_step=step)]
     if wandb:
@@ -59,6 +59,6 @@ def make_loggers(folder: Path, recipe: Recipe, wandb: str | None, step: int) -> 
 
 
 def _wandb_run(folder: Path) -> str | None:
-    """The id of the W&B run last logged from `folder`, at the end of the name that W&B's own link has."""
+    """Return the id of the W&B run last logged from `folder`, the end of the name that W&B's own link points to."""
     link = folder / "wandb" / "latest-run"
     return link.readlink().name.rpartition("-")[2] if link.is_symlink() else None

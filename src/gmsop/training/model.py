@@ -1,4 +1,4 @@
-"""A fresh model as a recipe and a set ask for it."""
+"""`fresh_model` builds a model as a recipe and a set ask for it."""
 
 import torch
 from torch import nn
@@ -13,12 +13,12 @@ from gmsop.training.recipe import Recipe
 
 
 def fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
-    """The recipe's model with as many classes as the set has, its input prepared by the set's statistics.
+    """Build the recipe's model with as many classes as the set has, its input prepared by the set's statistics.
 
     Raises:
         UnknownNameError: no such model.
         ConfigError: an option that models do not have.
-        DataError: a colour channel that never varies, and is to be divided by its deviation.
+        DataError: a colour channel never varies, but is to be divided by its standard deviation.
     """
     for option in recipe.model_args:
         if option not in known_options():

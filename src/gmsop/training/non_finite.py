@@ -1,4 +1,4 @@
-"""Where a value that is not finite comes from."""
+"""These functions find out where a value that is not finite comes from."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def first_non_finite(model: nn.Module, images: Tensor) -> str | None:
-    """Name of the first module, innermost first, that gives a value that is not finite."""
+    """Return the name of the first module, innermost first, whose output has a value that is not finite."""
     found: list[str] = []
 
     def look(name: str) -> Any:
@@ -29,12 +29,12 @@ def first_non_finite(model: nn.Module, images: Tensor) -> str | None:
 
 
 def non_finite_weights(model: nn.Module) -> str | None:
-    """Name of the first weights that are not finite."""
+    """Return the name of the first weights that are not finite; None if all are."""
     return next((name for name, p in model.named_parameters() if not bool(p.detach().isfinite().all())), None)
 
 
 def all_agree(flag: Tensor) -> bool:
-    """Whether the one-element bool tensor is true on every rank."""
+    """Return whether the one-element bool tensor is true on every rank."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         flag = flag.to(torch.int32)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)

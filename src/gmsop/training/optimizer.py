@@ -1,4 +1,4 @@
-"""The optimiser of a run: groups of parameters, and the rate, decay and momentum that each has at every step."""
+"""The optimiser of a run has groups of parameters, each with its rate, decay and momentum at every step."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from gmsop.models import PooledClassifier
 from gmsop.training.optimizers import OPTIMIZERS, Optimizer
 from gmsop.training.recipe import Recipe
 
-_TIMM: Any = timm.optim  # which does not say what it exports
+_TIMM: Any = timm.optim  # timm.optim does not say what it exports
 
 
 def optimizer_of(recipe: Recipe) -> Optimizer:
-    """What is known of the recipe's optimiser: one of gmsop's, or one of timm's by its name there.
+    """Return what is known of the recipe's optimiser: one of gmsop's, or one of timm's by its name there.
 
     Raises:
         UnknownNameError: neither has it; the text lists the nearest names.
@@ -34,14 +34,17 @@ def optimizer_of(recipe: Recipe) -> Optimizer:
 
 
 def create_optimizer(model: PooledClassifier, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser for the model's parameters in three groups: the rest, the stem, the classifier.
+    """Create the recipe's optimiser, with the model's parameters in three groups: the rest, the stem, the classifier.
 
     Raises:
         UnknownNameError, ConfigError: see `optimizer_of`; or arguments that the optimiser does not take.
     """
     entry = optimizer_of(recipe)
     backbone: Any = model.backbone
-    stem, classifier = backbone.stem_parameters(), list(model.get_classifier().parameters())
+    stem, classifier = (
+        [p for p in found if p.requires_grad]
+        for found in (backbone.stem_parameters(), model.get_classifier().parameters())
+    )
     apart = {id(p) for p in (*stem, *classifier)}
     rest = [p for p in model.parameters() if id(p) not in apart and p.requires_grad]
     groups = [{"params": p, **s} for p, s in zip((rest, stem, classifier), _rates(entry, recipe), strict=True)]
@@ -52,17 +55,17 @@ def create_optimizer(model: PooledClassifier, recipe: Recipe) -> torch.optim.Opt
         )
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"recipe: optimizer {recipe.optimizer} with {recipe.optimizer_args}: {error}") from error
-    if ignored := sorted(set(recipe.optimizer_args) - set(made.defaults)):  # which timm leaves out without a word
+    if ignored := sorted(set(recipe.optimizer_args) - set(made.defaults)):  # timm drops these without a word
         raise ConfigError(f"recipe: optimizer {recipe.optimizer} has no argument {', '.join(ignored)}")
     return made
 
 
 def set_step(optimizer: torch.optim.Optimizer, recipe: Recipe, factor: float, momentum: float) -> None:
-    """Everything the recipe says of the optimiser, for one step; whatever a checkpoint said before.
+    """Set all that the recipe says of the optimiser, for one step, whatever a checkpoint said before.
 
     Args:
-        factor: share of the base learning rate, by the schedule.
-        momentum: by the schedule.
+        factor: the schedule's share of the base learning rate.
+        momentum: the schedule's momentum.
     """
     entry = optimizer_of(recipe)
     for group, base in zip(optimizer.param_groups, _rates(entry, recipe), strict=True):
@@ -70,7 +73,7 @@ def set_step(optimizer: torch.optim.Optimizer, recipe: Recipe, factor: float, mo
 
 
 def _rates(entry: Optimizer, recipe: Recipe) -> list[dict[str, float]]:
-    """Base rate and weight decay of the rest, the stem and the classifier."""
+    """Return base rate and weight decay of the rest, the stem and the classifier."""
     rate, decay = recipe.lr, recipe.weight_decay
     stem = (rate, decay) if entry.rescaled is None else entry.rescaled(rate, decay, recipe.stem_scale)
     rates = ((rate, decay), stem, (rate * recipe.classifier_lr_scale, decay))

@@ -1,4 +1,4 @@
-"""The plan of a run: what is trained on what, into which folder, from which checkpoint; checked, nothing written."""
+"""The plan of a run says what is trained on what, into which folder, from which checkpoint; all of it is checked."""
 
 import os
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from gmsop.training.run_files import WEIGHTS, finish_folder
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do."""
+    """A plan holds what a run will do."""
 
     recipe: Recipe
     out: Path
@@ -30,25 +30,25 @@ class Plan:
     train_set: PackedDataset
     val_set: PackedDataset
     model: PooledClassifier
-    """Fresh, as the recipe and the set ask for it."""
+    """A fresh model, as the recipe and the set ask for it."""
     path: Path | None
     """The checkpoint to go on from."""
     checkpoint: dict[str, Any] | None
-    """Its content."""
+    """The checkpoint's content."""
     images: str
     """Fingerprint of the training set."""
 
     @property
     def has_other_data(self) -> bool:
-        """Whether the run goes on with other images than before."""
+        """Return whether the run goes on with other images than before."""
         return self.checkpoint is not None and bool(self.checkpoint["gmsop"]["data"] != self.images)
 
 
 def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_changes: bool, show: bool) -> Plan:
-    """Check everything that can be known before a trainer is there, and seed the run.
+    """Check everything that can be known before there is a trainer, and seed the run.
 
     Args:
-        show: say what it is trained on.
+        show: print what the run is trained on.
 
     Raises:
         ConfigError, RunComplete, DataError, CheckpointError, WriteError: see `gmsop.training.run.train`.
@@ -60,7 +60,7 @@ def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_
     _require_trainable(train_set, recipe)
     pl.seed_everything(recipe.seed, verbose=False)
     model = fresh_model(recipe, train_set)
-    create_optimizer(model, recipe)  # or what it refuses would show when the folder has been begun
+    create_optimizer(model, recipe)  # so that what it refuses shows before the folder is begun
     if show:
         print(f"{len(train_set):,} images of {model.num_classes} classes, {len(val_set):,} to validate on", flush=True)
     require_fit(model, train_set)
@@ -76,7 +76,7 @@ def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_
 
 
 def _where_to_go_on(out: Path, resume: Path | None, show: bool) -> Path | None:
-    """The folder or file to go on from: `resume`; `out` for a job that was started again; None to begin anew.
+    """Return the folder or file to go on from: `resume`; `out` if the job was started again; None to begin anew.
 
     Raises:
         ConfigError: `out` holds a run that would be replaced.
@@ -95,12 +95,12 @@ def _where_to_go_on(out: Path, resume: Path | None, show: bool) -> Path | None:
 
 
 def started_again() -> bool:
-    """Whether Slurm has started this job, or torchrun this process, before."""
+    """Return whether Slurm has started this job, or torchrun this process, before."""
     return any(int(os.environ.get(f"{who}_RESTART_COUNT") or 0) > 0 for who in ("SLURM", "TORCHELASTIC"))
 
 
 def _ended_too_soon(folder: Path) -> bool:
-    """Whether it is the folder of a run that has no checkpoint yet."""
+    """Return whether it is the folder of a run that has no checkpoint yet."""
     return (folder / "recipe.yaml").exists() and not has_checkpoint(folder)
 
 

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides how a model is trained. YAML files in `recipes/`, one per published row."""
+"""A recipe is everything that decides how a model is trained; `recipes/` has a YAML file per published row."""
 
 import math
 import re
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recipe:
-    """How a model is trained.
+    """A recipe says how a model is trained.
 
-    What a recipe file leaves out is as published for GM-SOP on ResNet-18.
+    What a recipe file leaves out is done as published for GM-SOP on ResNet-18.
 
     Args:
         model: name of the model, see `gmsop models`.
@@ -47,45 +47,47 @@ class Recipe:
         lr: base learning rate.
         lr_factor: see schedule.
         batch_size: images per step of the optimiser, over all devices.
-        accumulate: passes a step is made of, each of batch_size / accumulate images, where memory is short. BatchNorm
-            and the balance loss see a pass, not the whole step.
+        accumulate: passes that make up a step, each of batch_size / accumulate images, for where memory is short.
+            BatchNorm and the balance loss see one pass, not the whole step.
         optimizer: sgd, as published, or adamw; any other of timm's by its name there, if stem_scale is 1.
         optimizer_args: further arguments of the optimiser, for example {eps: 1.0e-6}.
-        momentum: of SGD, and the first of AdamW's betas (one_cycle has its own).
+        momentum: SGD's momentum, or the first of AdamW's betas (one_cycle has its own).
         nesterov: use Nesterov's momentum (SGD).
-        weight_decay: on every learnable parameter.
+        weight_decay: weight decay of every learnable parameter.
         balance_weight: weight of the balance loss against a cross-entropy SUMMED over the batch, as the paper states
             it. Against the mean cross-entropy that is minimised here it becomes balance_weight / batch size.
         label_smoothing: share of the target spread evenly over all classes.
-        mixup: of Beta(mixup, mixup) the shares are drawn by which each image is blended with another of the batch
-            (Zhang et al. 2018); 0 for none. With cutmix as well, each batch is one or the other.
-        cutmix: the same for the area of a box pasted from another image (Yun et al. 2019); 0 for none.
-        crop_padding: each image is shifted by up to this many pixels in both directions, black moving in.
+        mixup: each image is blended with another of the batch, by shares drawn from Beta(mixup, mixup) (Zhang et al.
+            2018); 0 for none. With cutmix as well, each batch gets one or the other.
+        cutmix: a box of another image is pasted into each, its area drawn from Beta(cutmix, cutmix) (Yun et al. 2019);
+            0 for none.
+        crop_padding: each image is shifted by up to this many pixels in both directions; what it leaves is black.
         randaugment: magnitude, 1 to 30, of RandAugment with two operations (Cubuk et al. 2020); 0 for none. It works
             image by image, which takes time: about half a millisecond each on a CPU.
         flip: "random": each image is flipped left to right with probability 1/2. "both": each epoch shows every image
             twice, once flipped. "all": random flips left to right and upside down, for images without an up. "none".
         normalize: "mean": pixels 0..255 minus the RGB mean of the training set. "mean_std": divided by its standard
             deviation as well.
-        stem_scale: the stem's initial filters are divided by this, and their learning rate so that the network learns
-            as without (SGD: by its square; AdamW: by it, and its weight decay multiplied): 60 for pixels that are not
-            divided by a standard deviation, 1 for those that are.
+        stem_scale: the stem's initial filters are divided by this: 60 for pixels that are not divided by a standard
+            deviation, 1 for those that are. So that the network learns as without it, the stem's learning rate is
+            divided as well (SGD: by its square; AdamW: by it, and the weight decay is multiplied by it).
         classifier_lr_scale: share of the learning rate that the linear classifier gets; 1 as published. With few
             classes a mixture's classifier wants less: see "Few classes" in the README.
         bn_momentum: share of the new batch in BatchNorm's running statistics.
         sync_batchnorm: BatchNorm's statistics are those of all devices' images; CUDA only.
         ema_decay: evaluate, and keep, an exponential moving average of the weights, with this decay per step; 0: none.
-        precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (GPUs only), 64-true. Covariance, square root
-            and the gate's scores are in float32 or better whatever it says.
-        channels_last: keep the weights in PyTorch's channels_last memory format; feature maps are, as images come so.
-        compile: torch.compile the model.
-        non_finite: what to do about a loss that is not finite: "stop" the run, or "skip" the step; ten in a row stop
-            it all the same.
+        precision: as Lightning's Trainer names it: 32-true, bf16-mixed, 16-mixed (GPUs only), 64-true. Covariance,
+            square root and the gate's scores are in float32 or better whatever it says.
+        channels_last: keep the weights in PyTorch's channels_last memory format. Feature maps have it in any case, as
+            images come so.
+        compile: compile the model with torch.compile.
+        non_finite: what to do about a loss that is not finite: "stop" the run, or "skip" the step. Ten such passes in a
+            row stop the run in any case.
         checkpoint_every: steps between checkpoints within an epoch; 0: only after each epoch.
         num_workers: processes that read images; 0 reads in the training process.
         loader: "memmap": images are read as needed. "resident": the whole uint8 set lies in the device's memory.
             "auto": resident where the set takes at most a quarter of the free memory of a CUDA device. Same batches.
-        seed: of the initial weights, the order of images, flips, dropout and the gate's noise.
+        seed: decides the initial weights, the order of images, flips, dropout and the gate's noise.
     """
 
     model: str = "gm_sop_16_8_resnet18"
@@ -127,10 +129,12 @@ class Recipe:
 
     @property
     def epochs_per_rate(self) -> list[int]:
+        """Return the epochs at each learning rate, as a list."""
         return [self.epochs] if isinstance(self.epochs, int) else list(self.epochs)
 
     @property
     def total_epochs(self) -> int:
+        """Return the length of a run in epochs."""
         return sum(self.epochs_per_rate)
 
     def check(self) -> None:
@@ -161,7 +165,7 @@ class Recipe:
             raise ConfigError("recipe: a pass must have two images or more: BatchNorm has no statistics of one")
 
     def scaled(self, factor: float) -> "Recipe":
-        """The same recipe with its schedule shrunk (or stretched) in proportion, to at least one epoch in all.
+        """Return the same recipe with its schedule shrunk (or stretched) in proportion, to at least one epoch in all.
 
         Raises:
             ConfigError: a factor that is not positive.
@@ -174,15 +178,15 @@ class Recipe:
         return replace(self, epochs=epochs, warmup_epochs=warmup)
 
     def to_dict(self) -> dict[str, Any]:
-        """All values by name, as YAML and JSON hold them."""
+        """Return all values by name, as YAML and JSON hold them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The inverse of `to_dict`, unchecked.
+        """Return the recipe that `to_dict` wrote; its values are not checked.
 
-        A key that `values` lacks, because it was written before the key was there, has the value that describes what
-        that version did: the key's `absent` where its field has one (in `metadata`), else its default.
+        An older version of gmsop did not write the keys that came later. Such a key takes the value that describes what
+        that version did: `absent` in the `metadata` of its field, or else its default.
 
         Raises:
             UnknownNameError: a key that recipes do not have.
@@ -199,7 +203,7 @@ _OPTIONS = options_of(Recipe)
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with gmsop: `imagenet64/gm_sop_16_8_resnet18`, ..."""
+    """Return the names of the recipes that come with gmsop: `imagenet64/gm_sop_16_8_resnet18`, ..."""
     return sorted(
         f"{folder.name}/{file.name.removesuffix('.yaml')}"
         for folder in _folder().iterdir()
@@ -210,10 +214,11 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """The YAML of a recipe by its name, or of a file by its path.
+    """Return the YAML of a recipe by its name, or of a file by its path.
 
     Raises:
         UnknownNameError: neither; the text lists the nearest names.
+        ConfigError: not a readable text file.
     """
     if name in recipe_names():
         return _folder().joinpath(*f"{name}.yaml".split("/")).read_text(encoding="utf-8")
@@ -229,7 +234,7 @@ def recipe_text(name: str) -> str:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe by its name or path.
+    """Load a recipe by its name or path.
 
     Raises:
         UnknownNameError: no such recipe, or a key that recipes do not have.
@@ -247,7 +252,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _number(key: str, value: Any) -> Any:
-    """For YAML 1e-4 and 1.5e4 are text, 1.0e-4 and 1.5e+4 numbers."""
+    """Turn text such as 1e-4 and 1.5e4 into a number, since YAML knows only 1.0e-4 and 1.5e+4 as numbers."""
     kind = _OPTIONS[key].type if key in _OPTIONS else Any
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]

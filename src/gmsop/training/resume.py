@@ -1,4 +1,4 @@
-"""Going on with a run: is this checkpoint one of this run, and where in the data was it?"""
+"""To go on with a run, two questions are answered: is the checkpoint of this run, and where in the data was it?"""
 
 import shutil
 from pathlib import Path
@@ -16,10 +16,10 @@ from gmsop.utils.files import writing
 from gmsop.weights.model_file import spec_of
 
 FREE = ("num_workers", "loader", "checkpoint_every")
-"""What may differ when a run goes on: it changes no batch."""
+"""Keys of a recipe that may differ when a run goes on: they change no batch."""
 
 PER_EPOCH = ("batch_size", "accumulate", "flip", "the data")
-"""What decides how many passes an epoch has, and so may only change between epochs."""
+"""Keys that decide how many passes an epoch has, and so may only change between epochs."""
 
 
 class RunComplete(ConfigError):  # noqa: N818
@@ -29,16 +29,16 @@ class RunComplete(ConfigError):  # noqa: N818
 def open_checkpoint(
     resume: str | Path, model: PooledClassifier, recipe: Recipe, train_set: PackedDataset, allow_changes: bool
 ) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to go on from, and its content.
+    """Return the checkpoint to go on from, and its content.
 
     Args:
         resume: a run folder, of which the newest whole checkpoint is taken, or a `.ckpt` file.
-        allow_changes: of the recipe and the data.
+        allow_changes: accept another recipe and other data.
 
     Raises:
-        CheckpointError: missing, damaged, or of another model.
-        RunComplete: of a run that has done all its epochs.
-        ConfigError: of another recipe or other data, all differences listed.
+        CheckpointError: the checkpoint is missing, damaged, or of another model.
+        RunComplete: the run has done all its epochs.
+        ConfigError: the recipe or the data are others; all differences are listed.
     """
     path = find_checkpoint(Path(resume)) if Path(resume).is_dir() else Path(resume)
     checkpoint = read_whole(path)
@@ -64,7 +64,7 @@ def open_checkpoint(
 
 
 def _differences(path: Path, description: dict[str, Any], model: PooledClassifier) -> list[str]:
-    """What the model of a checkpoint has otherwise than the one that is to be trained."""
+    """Return in words how the model of a checkpoint differs from the one that is to be trained."""
     assert model.spec is not None
     try:
         found, wanted = spec_of(description), model.spec
@@ -79,7 +79,7 @@ def _differences(path: Path, description: dict[str, Any], model: PooledClassifie
 
 
 def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:
-    """Where a run goes on in another folder: copy what its files tell of the epochs before `checkpoint`.
+    """Copy what the run's files tell of the epochs before `checkpoint`, if the run goes on in another folder.
 
     Raises:
         WriteError: no space, no permission.
@@ -88,7 +88,7 @@ def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:
     if source.resolve() == out.resolve():
         return
     names = ["metrics.csv", "timing.csv"]
-    if epochs_of(source / BEST) <= checkpoint["gmsop"]["epoch"]:  # or the next epoch is the best one so far
+    if epochs_of(source / BEST) <= checkpoint["gmsop"]["epoch"]:  # else the next epoch counts as the best so far
         names += [BEST, "validation.npz"]
     for name in names:
         if (source / name).exists() and not (out / name).exists():
@@ -97,11 +97,12 @@ def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:
 
 
 def require_same_passes(checkpoint: dict[str, Any], passes: int) -> None:
-    """Refuse to enter an epoch that has another number of passes, or batches, than where it began: on another number of
-    processes another few images may be left over.
+    """Refuse to go on inside an epoch that has another number of passes per process than when it began.
+
+    On another number of processes the batches may come out differently, with other images left over.
 
     Raises:
-        ConfigError: it has.
+        ConfigError: the number is another.
     """
     saved = checkpoint["gmsop"]
     if saved["images"] and saved.get("passes", passes) != passes:
@@ -112,10 +113,10 @@ def require_same_passes(checkpoint: dict[str, Any], passes: int) -> None:
 
 
 def require_same_start(trainer: pl.Trainer, device: torch.device) -> None:
-    """Every rank must call it.
+    """Refuse to start unless all ranks are at the same step. Every rank must call it.
 
     Raises:
-        ConfigError: not all ranks are at the same step: each machine looks for a checkpoint on its own disk.
+        ConfigError: they are not, which can be since each machine looks for a checkpoint on its own disk.
     """
     if trainer.world_size == 1:
         return
@@ -131,12 +132,12 @@ def require_same_start(trainer: pl.Trainer, device: torch.device) -> None:
 
 
 def fingerprint(dataset: PackedDataset) -> str:
-    """Of images and labels."""
+    """Return the checksums of a set's images and labels."""
     return ":".join(dataset.meta["sha256"][name] for name in ("images.npy", "labels.npy"))
 
 
 def where_it_goes_on(checkpoint: dict[str, Any], ranks: int) -> str:
-    """In words, where a run goes on, and what is not as it was."""
+    """Return in words where a run goes on, and what is not as it was."""
     saved = checkpoint["gmsop"]
     place = f"epoch {saved['epoch'] + 1}" + (f", after {saved['images']:,} images of it" if saved["images"] else "")
     text = f"going on from step {checkpoint['global_step']:,} ({place})"

@@ -1,4 +1,4 @@
-"""A whole run: from a recipe, a set and an empty folder to a trained model, or onwards from where it stopped."""
+"""A whole run goes from a recipe, a set and an empty folder to a trained model, or on from where it stopped."""
 
 import signal
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from gmsop.training.signals import Interrupted, Stop
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run left behind."""
+    """A `Run` is what a finished run left behind."""
 
     folder: Path
     result: Evaluation
@@ -46,12 +46,12 @@ def train(
 ) -> Run:
     """Train `recipe.model` on the packed set `data`.
 
-    Leaves in the folder `out`: `recipe.yaml`, `environment.json`, `metrics.csv`, `timing.csv`, TensorBoard events,
+    It leaves in the folder `out`: `recipe.yaml`, `environment.json`, `metrics.csv`, `timing.csv`, TensorBoard events,
     `curves.png`, `best.ckpt` (lowest top-1 error on val) and `validation.npz` (its confusion matrix and gate usage),
     `last.ckpt` and `previous.ckpt`, `model.safetensors` (the weights of `best.ckpt`).
 
-    Runs in one process, or in as many as there are devices: started by Lightning, or by `torchrun`, whose numbers then
-    count. The recipe's batch size is that of all of them together.
+    It runs in one process, or in as many as there are devices, started by Lightning or by `torchrun`, whose numbers
+    then count. The recipe's batch size is that of all of them together.
 
     Args:
         resume: a run folder, usually `out`, or a `.ckpt` file, to go on from. A run that ended before its first
@@ -70,7 +70,7 @@ def train(
         DataError: `data` is no valid packed set, or of another image size than the recipe's.
         TrainingError: the loss is not finite any more; the text says where it began and what checkpoint is good.
         CheckpointError: `resume` is missing, damaged, or of another model.
-        WriteError: `out` cannot be written at the start or at the end; in between it is warned about.
+        WriteError: `out` cannot be written at the start or at the end; in between there is only a warning.
         KeyboardInterrupt: Ctrl-C or SIGTERM (`Interrupted`, with its `signum`); its text says how to go on.
     """
     out, first = Path(out), is_first_process()
@@ -97,7 +97,7 @@ def _fit(built: Built, plan: Plan) -> None:
         trainer.fit(built.task, built.train_batches, built.val_batches, ckpt_path=plan.path, weights_only=True)
     except Stop as stop:
         raise Interrupted(stop.signum, _hint(out)) from None
-    except SystemExit:  # how Lightning ends after a Ctrl-C that did not wait for the end of a step
+    except SystemExit:  # Lightning ends so after a Ctrl-C that did not wait for the end of a step
         if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off

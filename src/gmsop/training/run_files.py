@@ -1,4 +1,4 @@
-"""What a run writes into its folder at its start and at its end."""
+"""These functions write what a run leaves in its folder at its start and at its end."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def begin_folder(
     checkpoint: dict[str, Any] | None,
     wandb: str | None,
 ) -> None:
-    """Write the recipe and the record of this start; tidy up, and take over what a run that goes on has left.
+    """Write the recipe and the record of this start, tidy up, and take over the files of a run that goes on.
 
     Args:
         path: the checkpoint to go on from.
@@ -46,7 +46,7 @@ def begin_folder(
     if checkpoint is not None and path is not None:
         take_along(path, checkpoint, out)
         go_on_from(path, out)
-        (out / WEIGHTS).unlink(missing_ok=True)  # of a run that had ended; best.ckpt has the same weights
+        (out / WEIGHTS).unlink(missing_ok=True)  # the run had ended; best.ckpt has the same weights
         write_validation(out)
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
     for file in (out / "metrics.csv", out / TIMING):
@@ -72,8 +72,8 @@ def finish_folder(out: Path, recipe: Recipe) -> None:
 
 
 def seconds_of(out: Path) -> float:
-    """Training and validation time of a run, over all its starts; 0 where its file cannot be read."""
+    """Return the training and validation time of a run, over all its starts; 0 where its file cannot be read."""
     try:
         return total_seconds(read_metrics(out / TIMING))
-    except (OSError, DataError):  # another machine's disk, or a full one
+    except (OSError, DataError):  # the folder may be on another machine's disk, or on a full one
         return 0.0

@@ -1,4 +1,4 @@
-"""Learning rate and momentum as functions of the place in a run, so that there is nothing to save or restore."""
+"""Learning rate and momentum are functions of the place in a run, so there is nothing to save or restore."""
 
 import math
 from itertools import accumulate
@@ -7,11 +7,11 @@ from gmsop.training.recipe import Recipe
 
 
 def rate_and_momentum(recipe: Recipe, epoch: int, step: int, steps_per_epoch: int) -> tuple[float, float]:
-    """What the recipe's schedule gives for one step of the optimiser.
+    """Return what the recipe's schedule gives for one step of the optimiser.
 
     Args:
-        epoch: from 0.
-        step: within the epoch, from 0.
+        epoch: number of the epoch, from 0.
+        step: number of the step within the epoch, from 0.
         steps_per_epoch: steps of every epoch.
 
     Returns:

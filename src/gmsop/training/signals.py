@@ -17,7 +17,7 @@ from gmsop.training.checkpoints import CheckpointWriter
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was told to stop, and has stopped in good order."""
+    """This says that a run was told to stop, and has stopped in good order."""
 
     def __init__(self, signum: int, hint: str = "") -> None:
         super().__init__(hint)
@@ -25,14 +25,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop(Exception):  # noqa: N818 (no error)
-    """Leaves Lightning's loops. Not a KeyboardInterrupt, which Lightning would turn into an exit of the process."""
+    """This leaves Lightning's loops. A KeyboardInterrupt would not do: Lightning makes it end the process."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
 
 
 class Signals(Checkpoint):  # so that Lightning calls it after the callback that writes the epoch's checkpoint
-    """Saves a checkpoint and ends the run when a signal has come, on all ranks at the same step.
+    """Save a checkpoint and end the run when a signal has come, on all ranks at the same step.
 
     A validation is finished first, for the epoch that it ends. The second Ctrl-C ends the process at once. Under Slurm
     the requeue signal (SIGUSR1, or what SLURMEnvironment says) puts the job back into the queue as well.
@@ -55,7 +55,7 @@ class Signals(Checkpoint):  # so that Lightning calls it after the callback that
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received != self.requeue or not self.requeue:  # which Slurm may follow by a SIGTERM
+        if self.received != self.requeue or not self.requeue:  # Slurm may send a SIGTERM after it
             self.received = number
         say(f"{signal.Signals(number).name}: saving a checkpoint after this step; a second Ctrl-C does not wait")
 
@@ -69,7 +69,7 @@ class Signals(Checkpoint):  # so that Lightning calls it after the callback that
 
     def _act(self, trainer: pl.Trainer, saved: bool) -> None:
         number = self.received
-        if trainer.world_size > 1:  # the launcher may have told one rank alone, or each something else
+        if trainer.world_size > 1:  # the launcher may have told one rank alone, or each rank something else
             urgent = bool(number) and number == self.requeue
             here = torch.tensor([number, urgent], device=trainer.strategy.root_device)
             torch.distributed.all_reduce(here, torch.distributed.ReduceOp.MAX)
@@ -77,7 +77,7 @@ class Signals(Checkpoint):  # so that Lightning calls it after the callback that
             number = self.requeue if urgent and self.requeue else number
         if not number:
             return
-        if not saved and self.writer.saved_step != trainer.global_step:  # or the one before would be the same
+        if not saved and self.writer.saved_step != trainer.global_step:  # else `previous.ckpt` would become the same
             self.writer.save_last(trainer)
         if number == self.requeue and trainer.is_global_zero:
             requeue()

@@ -1,4 +1,4 @@
-"""The training step: what a recipe asks of every batch, and what is counted on the way."""
+"""The training task does with every batch what a recipe asks for, and counts on the way."""
 
 import math
 from contextlib import suppress
@@ -33,10 +33,10 @@ MAX_SKIPPED = 10
 
 
 class TrainingTask(EvaluationTask):
-    """The optimisation a `Recipe` describes.
+    """Train as a `Recipe` describes.
 
     Args:
-        folder: of the run, where `metrics.csv` and `timing.csv` go; None: nowhere.
+        folder: the run's, where `metrics.csv` and `timing.csv` go; None: nowhere.
         data: fingerprint of the training set, for the checkpoints.
     """
 
@@ -45,7 +45,7 @@ class TrainingTask(EvaluationTask):
         self.recipe, self.folder, self.data = recipe, folder, data
         self.totals = EpochTotals(0 if model.gate is None else model.gate.num_components)
         self.row: dict[str, float] = {}
-        """What is known of the epoch that was validated last; see `metrics.csv`."""
+        """Row of `metrics.csv` for the epoch that was validated last."""
         self.clock = EpochClock(None if folder is None else folder / TIMING)
         self.rows = EpochRows(None if folder is None else folder / "metrics.csv")
         self._skipped_in_a_row = 0
@@ -57,7 +57,7 @@ class TrainingTask(EvaluationTask):
         return create_optimizer(self.model, self.recipe)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps_per_epoch: int) -> None:
-        """Everything the recipe says of the optimiser, for one step; whatever a checkpoint said before."""
+        """Set all that the recipe says of the optimiser, for one step, whatever a checkpoint said before."""
         factor, momentum = rate_and_momentum(self.recipe, epoch, step, steps_per_epoch)
         set_step(optimizer, self.recipe, factor, momentum)
         self._rate = factor * self.recipe.lr
@@ -74,8 +74,8 @@ class TrainingTask(EvaluationTask):
         self.clock.begin()
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
-        # All randomness of a step (crops, flips, dropout, noise, ties) follows from the seed and where the step is, so
-        # that a run goes on from any step exactly as one that was never stopped.
+        # All randomness of a pass (crops, flips, dropout, noise, ties) follows from the seed and the place of the pass,
+        # so that a run goes on from any step exactly as one that was never stopped.
         place = np.random.SeedSequence((self.recipe.seed, self.current_epoch, index, self.global_rank))
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
         accumulate = self.recipe.accumulate
@@ -100,7 +100,7 @@ class TrainingTask(EvaluationTask):
         finite = loss.detach().isfinite()
         if not all_agree(finite):
             self._not_finite(inputs, index, here=not finite)
-            # Not None, which Lightning takes on one device only: no gradient, to which all ranks contribute.
+            # Lightning takes None on one device only. So all ranks contribute a gradient of zeros.
             return torch.stack([p.sum() * 0 for p in self.model.parameters() if p.requires_grad]).sum()
         self._skipped_in_a_row = 0
         with torch.no_grad():
@@ -109,8 +109,10 @@ class TrainingTask(EvaluationTask):
         return loss * (recipe.accumulate * share)  # Lightning divides by `accumulate`
 
     def _images_of_step(self, index: int, images: int) -> int:
-        """Of this rank, in all passes of a step, of which one has so many: the epoch's last step may have fewer passes,
-        and its last pass fewer images."""
+        """Return how many images this rank has in all passes of a step, of which one pass has `images`.
+
+        The epoch's last step may have fewer passes, and its last pass fewer images.
+        """
         if self.recipe.accumulate == 1:
             return images
         size = self.recipe.batch_size // self.trainer.world_size // self.recipe.accumulate
@@ -126,7 +128,7 @@ class TrainingTask(EvaluationTask):
         self._drop_step = False
 
     def _not_finite(self, inputs: Tensor, index: int, here: bool) -> None:
-        """Pass over the step, if the recipe says so and not too often; or stop, saying all that is known."""
+        """Skip the step, if the recipe says so and not too often; or stop, saying all that is known."""
         where = f"step {self.trainer.global_step} (epoch {self.current_epoch + 1}, batch {index + 1})"
         if self.recipe.non_finite == "stop":
             raise self._explained(where, inputs, index, here)
@@ -136,7 +138,7 @@ class TrainingTask(EvaluationTask):
         if self._skipped_in_a_row == MAX_SKIPPED:
             raise self._explained(f"{MAX_SKIPPED} passes in a row, up to {where}", inputs, index, here)
         self._drop_step = True
-        if self.trainer.is_global_zero:  # all of them skip it
+        if self.trainer.is_global_zero:  # all ranks skip it, one counts it
             self.totals.skip()
         warn(f"the loss is not finite in {where}: skipped")
 
@@ -161,7 +163,7 @@ class TrainingTask(EvaluationTask):
         self.clock.end_pass(self.recipe.batch_size / self.recipe.accumulate)
 
     def bar(self) -> dict[str, str]:
-        """What the progress bar shows, of this rank's images."""
+        """Return what the progress bar shows, from this rank's images."""
         if not self.totals.passes:
             return {}
         means = self.totals.so_far()
@@ -198,7 +200,7 @@ class TrainingTask(EvaluationTask):
         try:
             self.rows.write(self.current_epoch, self.row)
             self.clock.write(self.current_epoch, self.result.seconds)
-        except WriteError as error:  # kept, and written after the next epoch
+        except WriteError as error:  # the row is kept, and written after the next epoch
             warn(str(error))
 
     # --- the checkpoint ---
@@ -231,7 +233,7 @@ class TrainingTask(EvaluationTask):
 
 
 def _kept(result: Evaluation) -> dict[str, Tensor]:
-    """What `validation.npz` says of an epoch besides its number."""
+    """Return what `validation.npz` says of an epoch besides its number."""
     arrays = {"confusion": result.confusion}
     if result.usage is not None:
         arrays |= {"gate_weight": result.usage.weight, "gate_chosen": result.usage.chosen}

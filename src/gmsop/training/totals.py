@@ -1,4 +1,4 @@
-"""Sums over an epoch's training images, over all ranks, that a run resumed in mid-epoch goes on with."""
+"""`EpochTotals` sums over an epoch's training images on all ranks; a run resumed in mid-epoch goes on with the sums."""
 
 import math
 
@@ -11,10 +11,10 @@ from gmsop.nn import Routing
 
 
 class EpochTotals(Metric):
-    """Loss, errors, and what the gate does, summed over the images of an epoch.
+    """Sum the loss, the errors and what the gate does over the images of an epoch.
 
     Args:
-        num_components: of the gate; 0 without one.
+        num_components: the gate's; 0 without one.
     """
 
     full_state_update = False
@@ -41,7 +41,7 @@ class EpochTotals(Metric):
     def update(
         self, loss: Tensor, logits: Tensor, labels: Tensor, routing: Routing | None, balance: Tensor | None
     ) -> None:
-        """One pass: mean cross-entropy, logits (b, classes), labels (b,), the gate's decisions, the balance loss."""
+        """Add a pass: mean cross-entropy, logits (b, classes), labels (b,), the gate's decisions, the balance loss."""
         count = len(labels)
         self.images += count
         self.passes += 1
@@ -56,25 +56,29 @@ class EpochTotals(Metric):
             self.chosen.scatter_add_(0, chosen, torch.ones_like(chosen))
 
     def skip(self) -> None:
-        """A pass whose loss is not finite."""
+        """Count a pass whose loss is not finite."""
         self.skipped += 1
 
     def compute(self) -> dict[str, float]:
-        """Of this rank: see `epoch_means`."""
+        """Return the means of this rank: see `epoch_means`."""
         return self.so_far()
 
     def so_far(self) -> dict[str, float]:
-        """`compute`, without torchmetrics' warning when nothing was counted yet."""
+        """Return what `compute` does, without torchmetrics' warning when nothing was counted yet."""
         return epoch_means({name: getattr(self, name)[None] for name in self.metric_state})
 
     def gather(self) -> dict[str, Tensor]:
-        """The sums of all ranks, (ranks, ...) each. Every rank must call it."""
+        """Return the sums of all ranks, (ranks, ...) each. Every rank must call it."""
         several = torch.distributed.is_initialized()
         own = {name: getattr(self, name).detach() for name in self.metric_state}
         return {n: torch.stack(gather_all_tensors(v) if several else [v]).cpu() for n, v in own.items()}
 
     def load(self, gathered: dict[str, Tensor], rank: int, ranks: int) -> None:
-        """Take up what `gather` gave: this rank's own sums, or all of them on the first, if the ranks were others."""
+        """Go on with the sums that `gather` returned.
+
+        If there are as many ranks as then, each takes its own sums. Otherwise rank 0 takes the total, and the others
+        start from zero.
+        """
         for name, values in gathered.items():
             if len(values) == ranks:
                 mine = values[rank]
@@ -84,9 +88,9 @@ class EpochTotals(Metric):
 
 
 def epoch_means(gathered: dict[str, Tensor]) -> dict[str, float]:
-    """Means over all ranks by the names they have in `metrics.csv`; errors in percent, entropies in nats."""
+    """Return the means over all ranks by their names in `metrics.csv`; errors in percent, entropies in nats."""
     sums = {name: values.sum(0) for name, values in gathered.items()}
-    images, passes = int(sums["images"]) or math.nan, int(sums["passes"]) or math.nan  # all may have been skipped
+    images, passes = int(sums["images"]) or math.nan, int(sums["passes"]) or math.nan  # all may be skipped passes
     values = {"train/loss": float(sums["loss"]) / images, "train/top1_error": 100 * int(sums["errors"]) / images}
     if int(sums["skipped"]):
         values["train/skipped_passes"] = float(sums["skipped"])

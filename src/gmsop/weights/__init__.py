@@ -1,4 +1,4 @@
-"""Model files: saving a model with its description, and building it again from a file."""
+"""A model is saved to a file with its description, and built again from that file."""
 
 from gmsop.weights.model_file import load_model, save_model
 

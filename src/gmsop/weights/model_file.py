@@ -1,4 +1,4 @@
-"""Model files: weights in safetensors, with a description in the header from which the model is built again.
+"""Model files hold weights in safetensors, and in the header a description from which the model is built again.
 
 Training checkpoints (`.ckpt`, written by Lightning) carry the same description, and load the same way.
 """
@@ -24,12 +24,12 @@ FORMAT, VERSION = "gmsop-model", 2
 MAX_SIZE = 2**14
 """Largest width and height, in pixels, that a model file may ask for."""
 UNCHECKED = frozenset({"training", "momentum", "inplace", "grad_checkpointing"})
-"""Attributes of modules that change no answer of a saved model, and so may differ from those of a fresh one."""
+"""Attributes of modules that change no answer of a saved model, so they may differ from those of a fresh one."""
 _INPUT_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "source", "label_names")
 
 
 def describe(model: PooledClassifier) -> dict[str, Any]:
-    """The model's `ModelSpec` and how its images are prepared, as JSON can hold them.
+    """Return the model's `ModelSpec` and how its images are prepared, as JSON can hold them.
 
     Raises:
         ConfigError: a model that was composed by hand.
@@ -41,7 +41,7 @@ def describe(model: PooledClassifier) -> dict[str, Any]:
 
 
 def spec_of(description: dict[str, Any]) -> ModelSpec:
-    """The `ModelSpec` in a description, also in one of version 1, which named a model and what differed from it.
+    """Return the `ModelSpec` of a description, also of one of version 1: a model's name and what differs from it.
 
     Raises:
         GmsopError, KeyError, TypeError, ValueError, AttributeError: not a description of a model.
@@ -58,10 +58,10 @@ def spec_of(description: dict[str, Any]) -> ModelSpec:
 
 
 def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str | Path) -> PooledClassifier:
-    """The model of a `describe` with its weights, in evaluation mode.
+    """Build the model that `describe` described, with its weights, in evaluation mode.
 
     Raises:
-        CheckpointError: the weights are not those of the model described; the entries are named.
+        CheckpointError: the description is not one of gmsop's, or the weights are not those of its model (all named).
     """
     try:
         spec = spec_of(description)
@@ -72,7 +72,7 @@ def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str |
         raise CheckpointError(f"{source}: the description of the model is not one of gmsop's ({error})") from error
     model.pretrained_cfg.update(extra, num_classes=model.num_classes)
     dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
-    if len(dtypes) == 1:  # a model saved in another precision is one
+    if len(dtypes) == 1:  # the model was saved in this precision as a whole
         model.to(dtypes.pop())
     load_state(model, state, source)
     return model.eval()
@@ -95,7 +95,7 @@ def _check_input(cfg: dict[str, Any], spec: ModelSpec) -> None:
 
 
 def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | Path) -> None:
-    """`model.load_state_dict`, with an error that names what differs.
+    """Load weights as `model.load_state_dict` does, with an error that names what differs.
 
     Raises:
         CheckpointError: entries missing, left over, or of another shape.
@@ -107,7 +107,7 @@ def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | 
 
 
 def _differences(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str:
-    """In what entries `state` is not like `wanted`; "" where it is."""
+    """Return in words which entries of `state` are not as in `wanted`; "" if all are."""
     problems = {
         "missing": [k for k in wanted if k not in state],
         "left over": [k for k in state if k not in wanted],
@@ -121,8 +121,9 @@ def _differences(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str:
 
 
 def _require_described(model: PooledClassifier, spec: ModelSpec) -> None:
-    """Refuse a model that was changed since it was built in what its description does not say: another module or
-    tensor, or any other attribute. What `ModelSpec` gives are constructor arguments; nothing set later would be saved.
+    """Refuse a model with a module, tensor or attribute that was changed since the model was built.
+
+    Its `ModelSpec` holds constructor arguments only; what was set later would not be saved.
     """
     with torch.device("meta"):
         built = build_spec(spec)
@@ -137,7 +138,7 @@ def _require_described(model: PooledClassifier, spec: ModelSpec) -> None:
 
 
 def _settings(model: PooledClassifier) -> dict[str, Any]:
-    """Class and plain attributes of every module, by their place in the model."""
+    """Return the class and the plain attributes of every module, by their place in the model."""
     found: dict[str, Any] = {}
     for place, module in model.named_modules():
         dot = f"{place}." if place else ""
@@ -149,7 +150,7 @@ def _settings(model: PooledClassifier) -> dict[str, Any]:
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-"""They answer alike in evaluation."""
+"""Modules that answer alike in evaluation."""
 _PLAIN = (int, float, str, tuple, list, type(None))
 
 
@@ -160,17 +161,17 @@ def save_model(model: PooledClassifier, path: str | Path) -> None:
         model: one of gmsop's, compiled or not.
 
     Raises:
-        ConfigError: another model, or one that could not be loaded again.
+        ConfigError: the model is not one of gmsop's, or could not be loaded again.
         WriteError: no space, no permission.
     """
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    model = getattr(model, "_orig_mod", model)  # torch.compile wraps the model
     if not isinstance(model, PooledClassifier) or model.spec is None:
         raise ConfigError(f"save_model takes a model of gmsop.create_model, got a {type(model).__name__}")
     description = describe(model)
     assert model.spec is not None
     _check_input(description["input"], model.spec)
     _require_described(model, model.spec)
-    # Copies: safetensors refuses tensors that share memory, as those of tied components do.
+    # These are copies, since safetensors refuses tensors that share memory, as those of tied components do.
     state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
     with writing(path) as temporary:
         try:
@@ -180,13 +181,13 @@ def save_model(model: PooledClassifier, path: str | Path) -> None:
 
 
 def load_model(path: str | Path, averaged: bool = True) -> PooledClassifier:
-    """The model in a `.safetensors` file of `save_model`, or in a training checkpoint, in evaluation mode.
+    """Load the model in a `.safetensors` file of `save_model`, or in a training checkpoint, in evaluation mode.
 
     Args:
-        averaged: of a checkpoint that holds an average of the weights, too, take that.
+        averaged: if a training checkpoint also holds an average of the weights, take the average. False: the weights.
 
     Returns:
-        In the dtype it was saved in; in float32 where there were several.
+        The model in the dtype it was saved in; in float32 where there were several.
 
     Raises:
         CheckpointError: the file is missing, truncated, or no model of gmsop's.

@@ -1,4 +1,4 @@
-"""Training checkpoints as files: read so that nothing in them can run."""
+"""Training checkpoints are read so that nothing in them can run."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from gmsop.errors import CheckpointError
 
 
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A Lightning checkpoint as a dict. Loaded with `weights_only`: nothing in it is executed.
+    """Return a Lightning checkpoint as a dict. It is loaded with `weights_only`: nothing in it is executed.
 
     Raises:
         CheckpointError: missing, truncated, or not a checkpoint of gmsop's training.
@@ -19,7 +19,7 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a file that is no checkpoint the unpickler may make anything
+    except Exception as error:  # on a file that is no checkpoint the unpickler may raise anything
         raise CheckpointError(f"{path}: not a training checkpoint, or truncated ({first_line(error)})") from error
     good = (
         isinstance(checkpoint, dict)
@@ -34,5 +34,5 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    """An error's kind and the first line of its text."""
+    """Return an error's kind and the first line of its text."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,1 +1,1 @@
-"""The authors' MatConvNet checkpoints."""
+"""This package reads the authors' MatConvNet checkpoints."""

@@ -1,4 +1,4 @@
-"""Which of the official models a set of MatConvNet parameters is, and with what widths."""
+"""`identify` finds out which official model some MatConvNet parameters are of, and with what widths."""
 
 import re
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from gmsop.ops import triu_size
 
 
 def identify(params: Mapping[str, NDArray[Any]], settings: Mapping[str, Any] | None = None) -> ModelSpec:
-    """Which model has these parameters (MatConvNet's names, MATLAB's axis order).
+    """Return the description of the model with these parameters (MatConvNet's names, MATLAB's axis order).
 
     Args:
-        settings: `top_k`, `num_iters`, `drop_rate`, which leave no trace in the parameters; the official values of the
-            model if absent.
+        settings: `top_k`, `num_iters`, `drop_rate`, which leave no trace in the parameters; what is absent takes the
+            official value of the model.
 
     Raises:
         CheckpointError: the parameters are not those of a GM-SOP network.

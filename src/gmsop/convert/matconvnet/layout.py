@@ -1,4 +1,4 @@
-"""MatConvNet's names and array layouts, and ours.
+"""This file translates MatConvNet's names and array layouts into ours.
 
 The names are flat: `conv3_1a_f` is the first convolution of the first block of the second stage, `gating1_f` a
 prediction layer of the gate, `CM_7_b_f` the second convolution of the seventh component. Suffixes: `_f` filter, `_b`
@@ -24,7 +24,7 @@ Arrays = dict[str, Array]
 
 
 def state_from(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
-    """The model's state dict in float64 from a checkpoint's arrays: every array is used, every entry filled.
+    """Return the model's state dict in float64 from a checkpoint's arrays: every array is used, every entry filled.
 
     Raises:
         CheckpointError: arrays missing, left over, or of a shape that is not the model's; each is named.
@@ -33,7 +33,7 @@ def state_from(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
     wanted = model.state_dict()
     used = set()
     missing: dict[str, str] = {}
-    wrong: dict[str, str] = {}  # dicts keep the order and drop the second entry of BatchNorm's moments
+    wrong: dict[str, str] = {}  # a dict, as two entries come from one array of BatchNorm's moments
     for source, key, convert in _pairs(model):
         used.add(source)
         if source not in params:
@@ -41,7 +41,7 @@ def state_from(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
             continue
         try:
             value = torch.from_numpy(np.ascontiguousarray(convert(params[source]), np.float64))
-        except (IndexError, TypeError, ValueError):  # no array of numbers, or of too few or too many axes
+        except (IndexError, TypeError, ValueError):  # not an array of numbers, or with too few or too many axes
             value = torch.empty(0)
         if value.shape == wanted[key].shape and not value.isfinite().all():
             wrong[source] = f"{source} (holds NaN or infinity)"
@@ -59,7 +59,7 @@ def state_from(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
 
 
 def _pairs(model: PooledClassifier) -> Iterator[tuple[str, str, Callable[[Array], Array]]]:
-    """For every learnt or averaged tensor: MatConvNet's name, ours, and how its array becomes one in our layout."""
+    """Yield for every learnt or averaged tensor MatConvNet's name, ours, and the function from its layout to ours."""
     for source, key, module in named_layers(model):
         if isinstance(module, nn.Conv2d):
             yield f"{source}_f", f"{key}.weight", as_filter
@@ -79,7 +79,7 @@ def _pairs(model: PooledClassifier) -> Iterator[tuple[str, str, Callable[[Array]
 
 
 def named_layers(model: PooledClassifier) -> Iterator[tuple[str, str, nn.Module]]:
-    """MatConvNet's name, ours, and the module, for every layer with parameters."""
+    """Yield MatConvNet's name, ours, and the module, for every layer with parameters."""
 
     def conv_norm(source: str, key: str) -> Iterator[tuple[str, str, nn.Module]]:
         yield source, f"{key}.conv", model.get_submodule(f"{key}.conv")
@@ -112,16 +112,16 @@ def named_layers(model: PooledClassifier) -> Iterator[tuple[str, str, nn.Module]
 
 
 def as_filter(array: Array) -> Array:
-    """MATLAB's (height, width, in, out), trailing axes of one dropped, to (out, in, height, width)."""
+    """Turn MATLAB's (height, width, in, out), which drops trailing axes of one, into (out, in, height, width)."""
     return array.reshape(array.shape + (1,) * (4 - array.ndim)).transpose(3, 2, 0, 1)
 
 
 def _matrix(array: Array) -> Array:
-    """MATLAB's (rows, columns), trailing axes of one left out."""
+    """Return MATLAB's (rows, columns) without trailing axes of one."""
     return array.reshape(array.shape[:2]) if array.size == np.prod(array.shape[:2]) else array
 
 
 def _variance(sigma: Array) -> Array:
-    """sigma = sqrt(variance + eps); 0 is a moment that was never updated."""
+    """Return the variance of sigma = sqrt(variance + eps); a sigma of 0 was never updated, and gives 0."""
     sigma = sigma.astype(np.float64)
     return np.where(sigma == 0, 0.0, sigma**2 - BN_EPS)

@@ -1,4 +1,4 @@
-"""The authors' weights: a MatConvNet checkpoint, as their training saves it, to a gmsop model."""
+"""`load_matconvnet` turns a MatConvNet checkpoint, as the authors' training saves it, into a gmsop model."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ MATCONVNET_MD5 = {
 
 
 def load_matconvnet(path: str | Path, dtype: torch.dtype = torch.float32) -> PooledClassifier:
-    """The model a MatConvNet checkpoint holds, in evaluation mode.
+    """Load the model of a MatConvNet checkpoint, in evaluation mode.
 
     Which of the official models it is, and all its widths, are read from the arrays; top-K, the number of iterations
     and the dropout rate from the layers' settings. Running variances are sigma^2 - eps, computed in double precision:
@@ -35,7 +35,7 @@ def load_matconvnet(path: str | Path, dtype: torch.dtype = torch.float32) -> Poo
 
     Args:
         path: `net-epoch-*.mat`, v5 to v7.3.
-        dtype: of the model's parameters.
+        dtype: the dtype of the model's parameters.
 
     Raises:
         CheckpointError: no such file; damaged; not a GM-SOP network; a parameter missing, left over or of a wrong
@@ -74,7 +74,7 @@ _SETTINGS = (("top_k", "topk", int), ("num_iters", "iterNum", int), ("drop_rate"
 
 
 def _settings(net: Any) -> dict[str, Any]:
-    """What the layers say and the parameters do not: top_k, num_iters, drop_rate."""
+    """Return what the layers say and the parameters do not: top_k, num_iters, drop_rate."""
     layers = net.get("layers") if isinstance(net, dict) else None
     layers = [layers] if isinstance(layers, dict) else layers
     found: dict[str, Any] = {}

@@ -1,6 +1,7 @@
-"""MATLAB files as plain Python: structs to dicts, struct and cell arrays to lists, text to str, numbers to arrays.
+"""MATLAB files are read as plain Python, without executing anything in them.
 
-Arrays keep MATLAB's axis order (HDF5, which v7.3 files are, shows it reversed). Nothing in the file is executed.
+Structs become dicts, struct and cell arrays lists, text str, numbers arrays. Arrays keep MATLAB's axis order (HDF5,
+which v7.3 files are, shows it reversed).
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from gmsop.errors import CheckpointError
 
 
 def read_variable(path: str | Path, name: str) -> Any:
-    """Variable `name` of a MATLAB file, v5 to v7.3.
+    """Return variable `name` of a MATLAB file, v5 to v7.3.
 
     Raises:
         CheckpointError: the file is missing, truncated, no MATLAB file, or has no such variable.

@@ -1,4 +1,4 @@
-"""The gated mixture: the gate's scores and choice, routing to components and back, and the components' convolutions."""
+"""These operators make up the mixture: the gate's scores and choice, the routing, and the components' convolutions."""
 
 from gmsop.ops.mixture.component_conv import component_conv
 from gmsop.ops.mixture.gating import balance_loss, dense_gates, gate_logits, top_k_gates, top_k_indices

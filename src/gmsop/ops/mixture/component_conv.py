@@ -1,4 +1,4 @@
-"""1x1 convolutions with ReLU for all (image, chosen component) pairs, each with the weights of its component.
+"""`component_conv` computes 1x1 convolutions with ReLU for all pairs, each with the weights of its component.
 
 B images, N components, K chosen per image, P = B * K pairs; pair b * K + k is image b with its k-th component.
 """
@@ -19,18 +19,19 @@ from gmsop.ops.precision import no_autocast
 
 
 def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> Tensor:
-    """`relu(weights[chosen[b, k]] @ h)` for every pair (b, k) and, one after the other, the `weights` of each layer;
-    h is `x[b]` for the first and what came of the layer before for the others.
+    """Return what each pair's component makes of its image: 1x1 convolutions with ReLU, one per layer.
 
-    The cost follows the pairs, not the components, and nothing waits for the host: on a GPU who chose what is only
-    read there. Neither features nor weights are copied once per pair. A component that nobody chose gets a zero
-    gradient. Under autocast the products are computed in its dtype, but for those of float64 features.
+    For pair (b, k) a layer computes `relu(weights[chosen[b, k]] @ h)`; h is `x[b]` in the first layer, and what the
+    layer before computed in the others. The cost follows the number of pairs, not of components. On a GPU only the GPU
+    reads the choices, so the host does not wait. On a CPU and by the Triton kernels, neither features nor weights are
+    copied once per pair. A component that no image chose gets a zero gradient. Under autocast the products are computed
+    in its dtype, except those of float64 features.
 
     Args:
         x: features, (B, C, M), any strides.
         layers: for each layer the weights of the N components, (O, C) or, as a convolution has them, (O, C, 1, 1); C is
             the O of the layer before.
-        chosen: components of each image, (B, K), int64, 0 to N - 1, which is not checked.
+        chosen: components of each image, (B, K), int64, 0 to N - 1 (not checked).
 
     Returns:
         (B * K, O, M), O of the last layer.
@@ -50,7 +51,7 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
             x = torch.bmm(stacked(weights, x.dtype).index_select(0, chosen.flatten()), x).relu()
         return x
     keep = torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in flat))
-    keep = keep or is_tracing()  # a trace may be trained
+    keep = keep or is_tracing()  # what is traced may be trained later
     run = _on_cpu if not keep and is_plain_inference(x, chosen, *flat) else _component_conv
     return run(x, flat, len(layers), chosen.flatten(), keep)[-1]
 
@@ -77,14 +78,14 @@ def _by_layer(weights: Sequence[Tensor], num_layers: int) -> list[Sequence[Tenso
 
 
 def _room(x: Tensor, weights: Sequence[Tensor], num_layers: int, pairs: int, hidden: int) -> list[Tensor]:
-    """For what comes of each layer, of the hidden ones for so many pairs."""
+    """Return room for the result of each layer: the last one's of `pairs` pairs, the hidden ones' of `hidden` pairs."""
     features = [own[0].shape[0] for own in _by_layer(weights, num_layers)]
     return [*(x.new_empty(hidden, f, x.shape[2]) for f in features[:-1]), x.new_empty(pairs, features[-1], x.shape[2])]
 
 
 @torch.library.custom_op("gmsop::component_conv", mutates_args=())
 def _component_conv(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
-    """What comes of each layer, (P, O, M); without `keep` the hidden ones are (0, O, M)."""
+    """Return the result of each layer, (P, O, M); without `keep` those of hidden layers are (0, O, M)."""
     outs = []
     with no_autocast(x):
         for own in _by_layer(weights, num_layers):
@@ -116,8 +117,11 @@ def _backward(
     need_x: bool,
     need_weights: bool,
 ) -> list[Tensor]:
-    """Gradient of `x`, empty if not needed, and those of the weights, if needed: for each layer stacked; on a CPU each
-    for itself, since the C library clears large blocks every time it gives them out."""
+    """Return the gradient of `x`, empty if not needed, and then those of the weights, if needed.
+
+    The weights' gradients are stacked, one tensor per layer. On a CPU each weight has a tensor of its own, since the C
+    library clears large blocks every time it gives them out.
+    """
     of_weights = []
     with no_autocast(x):
         layers = zip(_by_layer(weights, len(outs)), outs, (x, *outs[:-1]), strict=True)
@@ -138,7 +142,7 @@ def _(
     need_weights: bool,
 ) -> list[Tensor]:
     grad_x, *of_weights = _room_for_gradients(outs, x, weights, need_x, need_weights)
-    # Half precision would lose the sum over many pairs.
+    # In half precision a sum over many pairs would lose too many digits.
     wide = torch.promote_types(weights[0].dtype, torch.float32)
     sums = _by_layer([g.flatten(1).to(wide) for g in of_weights], len(outs)) if need_weights else []
     layers = _by_layer(weights, len(outs))
@@ -178,7 +182,7 @@ def _setup_context(
 ) -> None:
     x, weights, ctx.num_layers, chosen, _ = inputs
     ctx.save_for_backward(x, chosen, *output, *weights)
-    ctx.set_materialize_grads(False)  # or the hidden layers' would be written out as zeros
+    ctx.set_materialize_grads(False)  # else zeros would be written as the hidden layers' gradients
 
 
 def _gradients(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, Any, None, None, None]:

@@ -1,7 +1,8 @@
-"""`component_conv` on a CPU: pair by pair through all layers, while the pair is in the cache.
+"""On a CPU `component_conv` takes one pair after the other through all layers, while the pair is in the cache.
 
-Each product goes straight into its place: copies would cost more than what larger products save. `layers` holds for
-each layer the weights of its components, `outs` the room for, or what came of, each layer.
+Each product is written straight into its place: copies would cost more than larger products save. `layers` holds for
+each layer the weights of its components. `outs` holds one tensor per layer: the forward pass writes the layer's result
+there, and the backward pass reads it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 def forward_on_cpu(
     x: Tensor, layers: Sequence[Sequence[Tensor]], numbers: Sequence[int], outs: Sequence[Tensor]
 ) -> None:
-    """Fill `outs`. A hidden layer's may have room for one pair only, which every pair then uses."""
+    """Fill `outs`. A hidden layer's tensor may have room for one pair only, which every pair then uses."""
     top_k, images, places = _pairs_per_image(numbers, x), x.unbind(), [out.unbind() for out in outs]
     used = _used(numbers, layers, x.dtype)
     for pair, n in enumerate(numbers):
@@ -31,7 +32,7 @@ def backward_on_cpu(
     of_x: Tensor | None,
     of_weights: Sequence[Sequence[Tensor]] | None,
 ) -> None:
-    """Fill the gradients `of_x`, (B, C, M), and `of_weights`, (O, C) each, of those that are wanted."""
+    """Fill those gradients that are wanted: `of_x`, (B, C, M), and `of_weights`, (O, C) each."""
     top_k, seen, used = _pairs_per_image(numbers, x), set(), _used(numbers, layers, x.dtype)
     for pair, n in enumerate(numbers):
         image, g = pair // top_k, grad[pair]
@@ -55,12 +56,12 @@ def _pairs_per_image(numbers: Sequence[int], x: Tensor) -> int:
 
 
 def _used(numbers: Sequence[int], layers: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[dict[int, Tensor]]:
-    """For each layer the weights, (O, C), of the components that somebody chose."""
+    """Return for each layer the weights, (O, C), of the components that some image chose."""
     return [{n: own[n].flatten(1).to(dtype) for n in set(numbers)} for own in layers]
 
 
 def _add_product(out: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
-    """Add A B to `out`, which holds nothing yet if this is the `first`."""
+    """Add A B to `out`; the `first` product overwrites it."""
     if first and out.dtype == a.dtype:
         torch.mm(a, b, out=out)
     elif first:

@@ -1,4 +1,4 @@
-"""One layer of `component_conv` for all pairs at once: by Triton kernels on a GPU, else with copies of the weights."""
+"""These functions compute one layer of `component_conv` for all pairs at once: by a Triton kernel, else with copies."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from gmsop.ops.precision import product_precision
 
 
 def layer_forward(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    """(P, O, M) of `x`, (B, C, M), whose rows K pairs share each, or (P, C, M)."""
+    """Return the layer's result, (P, O, M). `x` is (B, C, M), each row shared by K pairs, or (P, C, M)."""
     weight = stacked(weights, x.dtype)
     if kernels.usable(x.device) and x.dtype != torch.float64:
         from gmsop.ops.mixture.triton_component_conv import component_conv_forward
@@ -20,14 +20,14 @@ def layer_forward(x: Tensor, weights: Sequence[Tensor], chosen: Tensor) -> Tenso
         run = partial(component_conv_forward, x, weight, chosen, how)
         if (found := kernels.attempt("component_conv_forward", how, run, x)) is not None:
             return found
-    # The obvious way, with a copy of the weight for every pair: where there is no faster one.
+    # Where there is no kernel, every pair gets a copy of its weight.
     return torch.bmm(weight.index_select(0, chosen), x.repeat_interleave(_per_row(chosen, x), 0)).relu_()
 
 
 def layer_backward(
     grad: Tensor, out: Tensor, x: Tensor, weights: Sequence[Tensor], chosen: Tensor, need_x: bool, need_weights: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `x` and of the stacked weights, (N, O, C); empty if not needed."""
+    """Return the gradients of `x` and of the stacked weights, (N, O, C); each is empty if not needed."""
     grad_x, grad_weight = x.new_empty(0), weights[0].new_empty(0)
     if kernels.usable(x.device) and x.dtype != torch.float64:
         how = product_precision()
@@ -65,10 +65,10 @@ def _by_kernel(
 
 
 def stacked(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """(N, O, C)."""
+    """Return the components' weights as one tensor, (N, O, C)."""
     return torch.stack(list(weights)).flatten(2).to(dtype)
 
 
 def _per_row(chosen: Tensor, x: Tensor) -> int:
-    """How many pairs share a row of `x`: K of an image, 1 of another layer's result."""
+    """Return how many pairs share a row of `x`: K if it is an image's, 1 if it is another layer's result."""
     return len(chosen) // max(len(x), 1)

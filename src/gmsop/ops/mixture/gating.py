@@ -1,4 +1,4 @@
-"""The sparsity-constrained gate as functions: noisy logits, top-K, softmax over the selected, balance loss.
+"""These functions are the sparsity-constrained gate: noisy logits, top-K, softmax over the selected, balance loss.
 
 Axes: B images, N components, K = top_k, F gate features.
 """
@@ -17,11 +17,11 @@ from gmsop.ops.precision import at_least_float32, no_autocast
 def gate_logits(
     features: Tensor, weight: Tensor, noise_weight: Tensor | None = None, noise: Tensor | None = None
 ) -> Tensor:
-    """One score per image and component, `H = W_g f + softplus(W_n f) * noise`.
+    """Return one score per image and component, `H = W_g f + softplus(W_n f) * noise`.
 
     The noise is ONE number per image, shared by all components: it sharpens or flattens the image's scores, and where
-    the learned `W_n` differs between components it reorders them. Computed in float32 or better, since rounding to
-    bfloat16 would create ties.
+    the learned `W_n` differs between components it reorders them. All is computed in float32 or better, since
+    rounding to bfloat16 would create ties.
 
     Args:
         features: (B, F).
@@ -48,7 +48,7 @@ def gate_logits(
 
 
 def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: Generator | None = None) -> Tensor:
-    """The k components of highest score per image, best first.
+    """Return the k components of highest score per image, best first.
 
     Args:
         logits: (B, N).
@@ -62,14 +62,14 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
         (B, k), int64.
 
     Raises:
-        ConfigError: k is below 1 or above N; `logits` has not two axes.
+        ConfigError: k is below 1 or above N; `logits` does not have two axes.
     """
     if logits.dim() != 2:
         raise ConfigError(f"top_k_indices: expected scores (B, N), got shape {tuple(logits.shape)}")
     n = logits.shape[1]
     if not 1 <= k <= n:
         raise ConfigError(f"top_k must be between 1 and the number of components, {n}; got {k}")
-    if is_exporting():  # ONNX has no stable sort: so each score's place is counted, equal ones by their index
+    if is_exporting():  # ONNX has no stable sort, so each score's place is counted, equal ones by their index
         left, right = logits[:, None, :], logits[:, :, None]
         earlier = torch.ones(n, n, dtype=torch.bool, device=logits.device).tril(-1)
         place = ((left > right) | ((left == right) & earlier)).sum(2)
@@ -77,7 +77,7 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
     if not random_ties:
         return logits.argsort(dim=1, descending=True, stable=True)[:, :k]
     # A stable sort of shuffled columns: equal scores come out in random order, different ones are untouched.
-    if generator is None:  # torch.compile knows no argument of that name
+    if generator is None:  # torch.compile does not know that argument
         shuffle = torch.rand(logits.shape, device=logits.device).argsort(dim=1)
     else:
         shuffle = torch.rand(logits.shape, device=logits.device, generator=generator).argsort(dim=1)
@@ -86,7 +86,7 @@ def top_k_indices(logits: Tensor, k: int, random_ties: bool = False, generator: 
 
 
 def top_k_gates(logits: Tensor, indices: Tensor) -> Tensor:
-    """Softmax over the selected scores only, (B, N) and (B, K) to (B, K).
+    """Return the softmax over the selected scores only, (B, N) and (B, K) to (B, K).
 
     A selected score that is exactly 0 counts like any other. The official code drops it (weight 0, though the image is
     still sent to the component): a side effect of marking the unselected by zeros, not copied here.
@@ -97,22 +97,22 @@ def top_k_gates(logits: Tensor, indices: Tensor) -> Tensor:
 
 
 def dense_gates(gates: Tensor, indices: Tensor, num_components: int) -> Tensor:
-    """Weights of all components, (B, N): `gates` (B, K) at `indices` (B, K), zero elsewhere."""
+    """Return the weights of all components, (B, N): `gates` (B, K) at `indices` (B, K), zero elsewhere."""
     return gates.new_zeros(gates.shape[0], num_components).scatter(1, indices, gates)
 
 
 def balance_loss(gates: Tensor, across_ranks: bool = False) -> Tensor:
-    """Squared coefficient of variation of the components' total weight over the batch, `(std(w) / mean(w))^2`.
+    """Return `(std(w) / mean(w))^2` of the components' total weights w: their squared coefficient of variation.
 
-    The standard deviation is the unbiased one (N - 1). Weight 1: the paper adds 100 times this to a cross-entropy
-    SUMMED over the batch, which is `100 / batch_size` times this against a mean cross-entropy. A single component has
-    nothing to balance: 0.
+    The standard deviation is the unbiased one (N - 1). The paper adds 100 times this to a cross-entropy SUMMED over the
+    batch, which is `100 / batch_size` times this against a mean cross-entropy. A single component has nothing to
+    balance: 0.
 
     Args:
         gates: weights of all components, (B, N), as `dense_gates` gives them.
-        across_ranks: the batch is that of all ranks together (of `torch.distributed`, where it is initialised). Every
-            rank gets the same loss, and gradients whose mean over the ranks, which is what `DistributedDataParallel`
-            takes, is that of one process with the whole batch.
+        across_ranks: take the batches of all ranks of `torch.distributed`, where it is initialised, as one. Every rank
+            gets the same loss. `DistributedDataParallel` takes the mean of the ranks' gradients, which is then the
+            gradient of one process with the whole batch.
 
     Returns:
         Scalar. Its gradient is finite also at perfect balance, where that of `std` is not.
@@ -130,7 +130,7 @@ def balance_loss(gates: Tensor, across_ranks: bool = False) -> Tensor:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Each rank's value reaches the loss of every rank: so the gradient, too, is summed over the ranks."""
+    """Sum over the ranks. Each rank's value reaches the loss of every rank, so the gradient is summed over them too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

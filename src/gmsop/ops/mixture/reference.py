@@ -1,6 +1,6 @@
-"""The slow, obvious version of every operator of the mixture: the oracle of the tests.
+"""This is the slow, obvious version of every operator of the mixture, with which the tests compare.
 
-Written to be read next to the paper, one image at a time, with plain autograd and no special cases. Give it float64.
+It is written to be read next to the paper: one image at a time, plain autograd, no special cases. Give it float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 def gate_logits(
     features: Tensor, weight: Tensor, noise_weight: Tensor | None = None, noise: Tensor | None = None
 ) -> Tensor:
-    """(B, F) -> (B, N)."""
+    """Return the scores, (B, N), of features (B, F)."""
     out = []
     for b, f in enumerate(features):
         h = weight @ f
@@ -25,7 +25,7 @@ def gate_logits(
 def mixture(
     x: Tensor, logits: Tensor, top_k: int, components: Sequence[Callable[[Tensor], Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum (B, V) of the top_k components of each image, and all components' weights (B, N)."""
+    """Return the weighted sum (B, V) of each image's top_k components, and all components' weights (B, N)."""
     sums, weights = [], []
     for image, h in zip(x, logits, strict=True):
         best = sorted(range(len(h)), key=lambda n: -h[n].item())[:top_k]
@@ -36,7 +36,7 @@ def mixture(
 
 
 def balance_loss(gates: Tensor) -> Tensor:
-    """(B, N) -> scalar."""
+    """Return the balance loss, a scalar, of weights (B, N)."""
     n = gates.shape[1]
     load = [gates[:, i].sum() for i in range(n)]
     mean = torch.stack(load).mean()
@@ -45,7 +45,7 @@ def balance_loss(gates: Tensor) -> Tensor:
 
 
 def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> Tensor:
-    """(B, C, M), for each layer N times (O, C), (B, K) -> (B * K, O, M)."""
+    """Return (B * K, O, M) of features (B, C, M), for each layer N weights (O, C), and the choices (B, K)."""
     pairs = []
     for b, row in enumerate(chosen.tolist()):
         for n in row:

@@ -1,4 +1,4 @@
-"""Routing: `dispatch` sends each image to its K components, `combine` adds up what comes back.
+"""`dispatch` sends each image to its K components, `combine` adds up what comes back.
 
 Axes: B images, N components, K = top_k. A pair is one (image, chosen component); there are B*K of them.
 """
@@ -14,18 +14,19 @@ from gmsop.ops.precision import no_autocast
 
 
 class Plan(NamedTuple):
-    """Who goes where: pairs sorted by component."""
+    """A plan says which images go to which component, with the pairs sorted by component."""
 
     images: tuple[Tensor, ...]
     """For each of the N components, the indices of the images that chose it, ascending."""
     rank: Tensor
-    """(B*K,): where pair b*K + k stands in the sorted order."""
+    """(B*K,): place of pair b*K + k in the sorted order."""
 
 
 def plan_dispatch(indices: Tensor, num_components: int) -> Plan:
-    """Sort the pairs of `indices` (B, K) by component. Reads the number of images per component on the host.
+    """Sort the pairs of `indices` (B, K) by component.
 
-    On the meta device, which knows shapes only, the pairs are taken to be spread evenly: the cost is the same.
+    The host reads the number of images per component, for which it waits for a GPU. On the meta device, which knows
+    shapes only, the pairs are taken to be spread evenly: the cost is the same.
     """
     chosen = indices.flatten()
     order = chosen.argsort(stable=True)
@@ -37,15 +38,15 @@ def plan_dispatch(indices: Tensor, num_components: int) -> Plan:
 
 
 def dispatch(x: Tensor, plan: Plan) -> list[Tensor]:
-    """The images of `x` (B, ...) that each component asked for: N tensors, (images of that component, ...)."""
+    """Return each component's images of `x` (B, ...): N tensors, (images that chose the component, ...)."""
     return [x.index_select(0, images) for images in plan.images]
 
 
 def combine(outputs: Sequence[Tensor], gates: Tensor, plan: Plan) -> Tensor:
-    """Gate-weighted sum over the chosen components.
+    """Return the gate-weighted sum over the chosen components.
 
     Args:
-        outputs: for each component that got images (or for each component, empty ones included), its (n, V).
+        outputs: one tensor (n, V) per component that got n images; those of components without images may be left out.
         gates: (B, K).
         plan: as used for `dispatch`.
 
@@ -58,7 +59,7 @@ def combine(outputs: Sequence[Tensor], gates: Tensor, plan: Plan) -> Tensor:
 
 
 def weighted_sum(pairs: Tensor, gates: Tensor) -> Tensor:
-    """Sum of each image's K vectors by its weights: pairs (B*K, V), gates (B, K), to (B, V)."""
+    """Return each image's K vectors summed by its weights: pairs (B*K, V) and gates (B, K) to (B, V)."""
     with no_autocast(gates):
         dtype = torch.promote_types(pairs.dtype, gates.dtype)
         return torch.bmm(gates.to(dtype).unsqueeze(1), pairs.to(dtype).unflatten(0, gates.shape)).squeeze(1)

@@ -1,4 +1,4 @@
-"""1x1 convolutions whose weight is picked per pair, with ReLU: no gathered copy of features or weights is made.
+"""These kernels compute 1x1 convolutions with ReLU, each pair with its component's weight, without a copy per pair.
 
 A pair p is an image p // K and one of its K components. Features are (B, C, M), weights (N, O, C), pairs (B*K, O, M).
 """
@@ -12,9 +12,9 @@ from gmsop.ops.triton_matrices import dot
 
 
 def component_conv_forward(x: Tensor, weight: Tensor, chosen: Tensor, precision: str) -> Tensor:
-    """relu(weight[chosen[p]] @ x[p // K]) for every pair, (B*K, O, M) in the dtype of `x`, which may have any strides.
+    """Return relu(weight[chosen[p]] @ x[p // K]) for every pair p, (B*K, O, M), in the dtype of `x` (of any strides).
 
-    `precision` is for float32 features: "tf32x3", "tf32" or "bf16".
+    `precision` matters for float32 features only: "tf32x3", "tf32" or "bf16".
     """
     images, channels, positions = x.shape
     pairs, features = chosen.numel(), weight.shape[1]
@@ -32,7 +32,7 @@ def component_conv_forward(x: Tensor, weight: Tensor, chosen: Tensor, precision:
 def component_conv_backward_input(
     grad: Tensor, out: Tensor, weight: Tensor, chosen: Tensor, images: int, precision: str
 ) -> Tensor:
-    """Gradient with respect to the features, (B, C, M): summed over the K pairs of each image."""
+    """Return the gradient with respect to the features, (B, C, M): summed over the K pairs of each image."""
     pairs, features, positions = out.shape
     channels = weight.shape[2]
     result = out.new_empty(images, channels, positions)
@@ -50,7 +50,7 @@ def component_conv_backward_input(
 def component_conv_backward_weight(
     grad: Tensor, out: Tensor, x: Tensor, chosen: Tensor, components: int, precision: str
 ) -> Tensor:
-    """Gradient with respect to the weights, (N, O, C) in float32: zero for a component that no image chose."""
+    """Return the gradient with respect to the weights, (N, O, C) in float32; zero if no image chose the component."""
     pairs, features, positions = out.shape
     images, channels = x.shape[:2]
     result = out.new_empty(components, features, channels, dtype=torch.float32)
@@ -143,7 +143,7 @@ def _backward_weight_kernel(
 
 @triton.jit
 def _masked(grad, out, pair, feature, position, inside, features, positions, gp, go, gm):
-    """Gradient of a pair where the ReLU let through."""
+    """Load the gradient of a pair; zero where the ReLU let nothing through."""
     g = tl.load(grad + pair * gp + feature * go + position * gm, inside, 0.0)
     y = tl.load(out + pair * features * positions + feature * positions + position, inside, 0.0)
     return tl.where(y <= 0, 0.0, g).to(y.dtype)

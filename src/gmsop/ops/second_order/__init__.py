@@ -1,4 +1,4 @@
-"""Second-order pooling: covariance, its square root, the upper triangle; the steps and all of them as one operator."""
+"""Second-order pooling is covariance, its square root and the upper triangle: as three steps, and as one operator."""
 
 from gmsop.ops.second_order.covariance import covariance_pool
 from gmsop.ops.second_order.matrix_sqrt import eigh_sqrt, newton_schulz_sqrt

@@ -1,4 +1,4 @@
-"""Covariance pooling: (B, D, M) features to (B, D, D) covariances over the M positions."""
+"""Covariance pooling turns features (B, D, M) into covariances (B, D, D) over the M positions."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from gmsop.ops.precision import at_least_float32, no_autocast
 
 
 def covariance_pool(x: Tensor) -> Tensor:
-    """Covariance of the channels over the positions, `Sigma = 1/M sum_m (x_m - mean)(x_m - mean)^T`.
+    """Return the covariance of the channels over the positions, `Sigma = 1/M sum_m (x_m - mean)(x_m - mean)^T`.
 
-    Biased (divided by M, not M - 1), as in the official code. The mean is subtracted from the features; no M x M
-    centring matrix is formed. The backward pass keeps only `x` and needs one matrix product.
+    It is the biased one (divided by M, not M - 1), as in the official code. The mean is subtracted from the features;
+    no M x M centring matrix is formed. The backward pass keeps only `x` and needs one matrix product.
 
     Args:
         x: features, (B, D, H, W) in any memory format, or (B, D, M).
@@ -42,15 +42,16 @@ def covariance_pool(x: Tensor) -> Tensor:
 
 
 def covariance_forward(centred: Tensor, out: Tensor) -> Tensor:
-    """(B, D, M) to (B, D, D)."""
+    """Return the covariances, (B, D, D), of features (B, D, M) without their mean; they are written to `out`."""
     return torch.baddbmm(out, centred, centred.mT, beta=0, alpha=1 / centred.shape[2], out=out)
 
 
 def covariance_backward(centred: Tensor, grad: Tensor, out: Tensor) -> Tensor:
-    """With C the centred features and G symmetric, dL/dx = 2 G C / M, its mean over the positions removed.
+    """Return dL/dx = 2 G C / M, its mean over the positions removed; it is written to `out`.
 
-    In exact arithmetic the rows of C, and so of the result, sum to zero. In float32 the mean is rounded, and where it
-    is far larger than the spread what is left of it would add up over the positions.
+    C are the features without their mean, G is `grad`, symmetric. In exact arithmetic the rows of C, and so of the
+    result, sum to zero. In float32 the mean is rounded. Where it is far larger than the spread, the error in it would
+    add up over the positions.
     """
     torch.baddbmm(out, grad, centred, beta=0, alpha=2 / centred.shape[2], out=out)
     return out.sub_(out.mean(2, keepdim=True))
@@ -61,9 +62,9 @@ def _centred(x: Tensor) -> Tensor:
 
 
 def _covariance(x: Tensor) -> Tensor:
-    """In functions that `torch.func` can go through: none in place, none with an `out`."""
+    """Compute the covariances by functions that `torch.func` can transform: none in place, none with an `out`."""
     centred = _centred(x)
-    # No `out`: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
+    # No `out`: if an autograd.Function changes its own output, torch.compile of PyTorch 2.11 loses the gradient.
     return torch.bmm(centred, centred.mT) / x.shape[2]
 
 

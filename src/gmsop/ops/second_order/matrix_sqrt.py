@@ -1,4 +1,4 @@
-"""Square roots of symmetric positive semi-definite matrices, (B, D, D) to (B, D, D).
+"""These functions take square roots of symmetric positive semi-definite matrices, (B, D, D) to (B, D, D).
 
 `newton_schulz_sqrt` is the approximate root the paper trains with: matrix products only. `eigh_sqrt` is the exact one.
 """
@@ -15,7 +15,7 @@ from gmsop.ops.precision import at_least_float32, no_autocast
 
 
 def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
-    """Approximate square root by Newton-Schulz iterations, with trace normalisation and compensation.
+    """Return the approximate square root by Newton-Schulz iterations, with trace normalisation and compensation.
 
     With s = trace(cov), A = cov / s, Y_0 = A, Z_0 = I:
 
@@ -39,8 +39,8 @@ def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
         ConfigError: `cov` is not a batch of square matrices, or `num_iters` is below 1.
 
     Source: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
-    Normalization" (CVPR 2018), equations 2 to 5; GM-SOP (NeurIPS 2018), equation 4. For the backward pass see
-    `iterations_backward`. Pooling layers do not come here but to `second_order_pool`, which is faster.
+    Normalization" (CVPR 2018), equations 2 to 5; GM-SOP (NeurIPS 2018), equation 4. `iterations_backward`
+    explains the backward pass. Pooling layers use `second_order_pool` instead, which is faster.
     """
     _require_square("newton_schulz_sqrt", cov)
     if num_iters < 1:
@@ -52,7 +52,7 @@ def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
 
 
 def eigh_sqrt(cov: Tensor) -> Tensor:
-    """Exact square root by eigendecomposition.
+    """Return the exact square root, by eigendecomposition.
 
     Eigenvalues below `D * eps * largest` are numerically zero and their root is taken as zero. The gradient divides by
     sums of roots, never by differences of eigenvalues, and is zero inside the null space: it is finite for repeated and
@@ -82,23 +82,28 @@ def _require_square(name: str, cov: Tensor) -> None:
 
 
 def normalise_(cov: Tensor) -> Tensor:
-    """Divide `cov` by its trace, and give the trace, (B, 1). A zero trace leaves zeros; NaN stays NaN."""
+    """Divide `cov` by its trace, in place, and return the trace, (B, 1). A zero trace leaves zeros; NaN stays NaN."""
     trace = cov.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
     cov.div_(not_zero(trace)[:, :, None])
     return trace
 
 
 def not_zero(trace: Tensor) -> Tensor:
-    """What to divide by: the trace, or the smallest normal number."""
+    """Return what to divide by: the trace, or the smallest normal number if it is zero."""
     return trace.clamp(min=torch.finfo(trace.dtype).tiny)
 
 
 def through_trace_(d: Tensor, g_dot_root: Tensor, a: Tensor) -> Tensor:
-    """Turn the gradient with respect to A = cov / s into that with respect to cov, s its trace, of sqrt(s) Y_T(A):
+    """Turn a gradient with respect to A into dL/dcov, in place, and return it.
 
-    dL/dcov = D + (<G, Y_T> / 2 - <D, A>) I
+    With s the trace of cov, A = cov / s, the root R = sqrt(s) Y_T(A) and G = dL/dR / sqrt(s):
 
-    for D = `d`, symmetric, where G is the gradient of the result over sqrt(s).
+        dL/dcov = D + (<G, Y_T> / 2 - <D, A>) I
+
+    Args:
+        d: D, symmetric: the gradient that `iterations_backward` gives for G.
+        g_dot_root: <G, Y_T>, (B,).
+        a: A.
     """
     shift = 0.5 * g_dot_root - _inner(d, a)
     d.diagonal(dim1=1, dim2=2).add_(shift[:, None])
@@ -106,7 +111,7 @@ def through_trace_(d: Tensor, g_dot_root: Tensor, a: Tensor) -> Tensor:
 
 
 def iterations(a: Tensor, num_iters: int) -> Tensor:
-    """Y after any number of coupled steps from Y = A, Z = I."""
+    """Return Y after `num_iters` coupled steps from Y = A, Z = I."""
     if num_iters == 1:
         return torch.baddbmm(a, a, a, beta=1.5, alpha=-0.5)
     y, z = _iterates(a, num_iters - 1)[-1]
@@ -114,7 +119,9 @@ def iterations(a: Tensor, num_iters: int) -> Tensor:
 
 
 def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> tuple[Tensor, Tensor]:
-    """Gradient with respect to A, and <g, Y_T>, (B,), for symmetric g = dL/dY_T. The iterates are computed again.
+    """Return the gradient with respect to A, and <g, Y_T>, (B,), for symmetric g = dL/dY_T.
+
+    The iterates are computed again, not kept.
 
     Every iterate is a polynomial of the symmetric matrix A: all are symmetric and commute, and a symmetric change of A
     changes each of them symmetrically. So gradients may be symmetrised at any point, and wherever the product rule
@@ -148,7 +155,7 @@ def iterations_backward(a: Tensor, g: Tensor, num_iters: int) -> tuple[Tensor, T
 
 
 def _iterates(a: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """The pairs (Y_i, Z_i) for i = 1 .. count. The addition of each step is folded into its product."""
+    """Return (Y_i, Z_i) for i = 1 .. count. The addition of each step is folded into its product."""
     identity = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
     pairs: list[tuple[Tensor, Tensor]] = []
     for i in range(count):
@@ -162,27 +169,27 @@ def _iterates(a: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _symmetric_step(g: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(3 g - (L R + (L R)^T)) / 2 for symmetric g."""
+    """Return (3 g - (L R + (L R)^T)) / 2 for symmetric g."""
     half = torch.baddbmm(g, left, right, beta=0.75, alpha=-0.5)
     return half + half.mT
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> per matrix, (B,)."""
+    """Return <a, b> of each matrix, (B,)."""
     return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
 
 
 def _newton_schulz(cov: Tensor, num_iters: int) -> Tensor:
-    """In functions that `torch.func` can go through: none in place, none with an `out`."""
+    """Compute the root by functions that `torch.func` can transform: none in place, none with an `out`."""
     trace = cov.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     flat = trace == 0
-    root = torch.where(flat, 0, torch.where(flat, 1, trace).sqrt())  # whose gradient at zero is not infinite
-    # Not mul_: PyTorch 2.11 compiles an autograd.Function that changes its own output to one without a gradient.
+    root = torch.where(flat, 0, torch.where(flat, 1, trace).sqrt())  # so its gradient at zero is finite
+    # Not mul_: if an autograd.Function changes its own output, torch.compile of PyTorch 2.11 loses the gradient.
     return iterations(cov / not_zero(trace), num_iters) * root
 
 
 class _NewtonSchulzSqrt(torch.autograd.Function):
-    """For a symmetric `cov`."""
+    """Compute the root of a symmetric `cov`; the gradient is that of `iterations_backward`."""
 
     @staticmethod
     def forward(cov: Tensor, num_iters: int) -> Tensor:
@@ -207,7 +214,10 @@ class _NewtonSchulzSqrt(torch.autograd.Function):
 
 
 class _EighSqrt(torch.autograd.Function):
-    """With A = V diag(l) V^T and r = sqrt(l): dL/dA = V ((V^T G V) / (r_i + r_j)) V^T, entries 0 / 0 read as 0."""
+    """Compute the exact root.
+
+    With A = V diag(l) V^T and r = sqrt(l): dL/dA = V ((V^T G V) / (r_i + r_j)) V^T, entries 0 / 0 read as 0.
+    """
 
     @staticmethod
     def forward(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Second-order pooling as one operation: covariance, Newton-Schulz square root, upper triangle. (B, D, M) to (B, V).
+"""`second_order_pool` does covariance, Newton-Schulz square root and upper triangle in one operation.
 
-The same numbers as `triu_vectorize(newton_schulz_sqrt(covariance_pool(x)))`, without what lies between ever being
-whole in memory: on a CPU a few images at a time go through all of it while they are in the cache, on a GPU a Triton
-kernel takes D up to 128 and keeps only the features for its backward pass, computing the rest again.
+It gives the same numbers as `triu_vectorize(newton_schulz_sqrt(covariance_pool(x)))`, faster. On a CPU one small slice
+of the batch after the other goes through all steps while it is in the cache. On a GPU a Triton kernel does it for D up
+to 128; for its backward pass it keeps only the features, and computes the rest again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from gmsop.ops.second_order.triu import full_positions, triu_positions, triu_siz
 
 
 def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
-    """Upper triangle of the approximate square root of the covariance of `x` over its positions.
+    """Return the upper triangle of the approximate square root of the covariance of `x` over its positions.
 
     Args:
         x: features, (B, D, H, W) in any memory format, or (B, D, M).
@@ -54,7 +54,7 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
         )
     if num_iters < 1:
         raise ConfigError(f"second_order_pool: num_iters must be at least 1, got {num_iters}")
-    keep = (x.requires_grad and torch.is_grad_enabled()) or is_tracing()  # a trace may be trained
+    keep = (x.requires_grad and torch.is_grad_enabled()) or is_tracing()  # what is traced may be trained later
     x = x.flatten(2)
     if not keep and is_plain_inference(x):
         with no_autocast(x):
@@ -64,8 +64,11 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
 
 @torch.library.custom_op("gmsop::second_order_pool", mutates_args=())
 def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The vectors, and what the backward pass wants besides them, or (0, ...) if it does without or there is none: the
-    matrix A, and for three iterations M and Q, (1 or 3, B, D, D); the traces, (B, 1); the means, (B, D, 1)."""
+    """Return (out, kept, traces, means); the last three are what the backward pass needs.
+
+    `kept` holds A, and for three iterations M and Q, (1 or 3, B, D, D); `traces` is (B, 1), `means` (B, D, 1). They
+    are empty, (0, ...), without `keep` and where there is a Triton kernel, which computes them again.
+    """
     with no_autocast(x):
         if _has_kernel(x):
             from gmsop.ops.second_order.triton_pooling import second_order_forward
@@ -74,7 +77,7 @@ def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, T
             run = partial(second_order_forward, x, num_iters, how)
             if (found := kernels.attempt("second_order_forward", how, run, x)) is not None:
                 return found, *_room_to_keep(x, num_iters, False)
-            keep = False  # what is kept is decided by the device, not by what goes wrong there
+            keep = False  # the device decides what is kept, as in the fake below, not whether its kernel failed
         return _forward(x, num_iters, keep)
 
 
@@ -108,7 +111,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Ten
     x, ctx.num_iters, _ = inputs
     out, kept, traces, means = output
     ctx.save_for_backward(x, out if len(kept) else traces, kept, traces, means)
-    ctx.set_materialize_grads(False)  # or the gradient of what was kept would be written out as zeros
+    ctx.set_materialize_grads(False)  # else zeros would be written as the gradient of what was kept
 
 
 def _gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, None, None]:
@@ -160,7 +163,7 @@ def _backward(
     scale = 0.5 * not_zero(traces).rsqrt()
     dots = torch.linalg.vecdot(grad, out) / not_zero(traces)[:, 0]
     for part, centred, spare in _parts(x):
-        # G, symmetric, with <G, Y> = <grad, triangle of Y> / sqrt(trace) for every symmetric Y
+        # G is the symmetric matrix with <G, Y> = <grad, triangle of Y> / sqrt(trace) for every symmetric Y.
         g = spare[0]
         torch.gather(grad[part] * scale[part], 1, where.expand(len(g), -1), out=g.flatten(1))
         g.diagonal(dim1=1, dim2=2).mul_(2)
@@ -180,8 +183,10 @@ def _backward(
 
 @lru_cache(8)
 def _tables(dim: int) -> tuple[Tensor, Tensor]:
-    """`triu_positions` and `full_positions` for a CPU, where building them takes as long as pooling an image. Only for
-    the operators' insides, in which tensors are never traced."""
+    """Return `triu_positions` and `full_positions` for a CPU, from a cache.
+
+    Building them takes as long as pooling an image. Use this only inside the operators, where tensors are never traced.
+    """
     return triu_positions(dim, torch.device("cpu")), full_positions(dim, torch.device("cpu"))
 
 
@@ -194,8 +199,11 @@ def _has_kernel(x: Tensor) -> bool:
 
 
 def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """The batch in parts so small that a CPU's cache holds what is computed of one; on other devices the batch. With
-    each the room for its centred features and for six matrices per image, the same for all parts."""
+    """Yield slices of the batch, each with room for its centred features and for six matrices per image.
+
+    On a CPU a slice is so small that the cache holds what is computed of it; on other devices it is the whole batch.
+    All slices use the same room, one after the other.
+    """
     batch, dim, positions = x.shape
     size = batch if x.device.type != "cpu" else min(batch, max(1, CACHED_BYTES // (dim**2 * 4)))
     centred = x.new_empty(size, dim, positions, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -206,11 +214,11 @@ def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
 
 
 CACHED_BYTES = 1 << 19
-"""Of one matrix per image of a part: half a MiB was best of 128 KiB to 2 MiB (benchmarks/RESULTS.md)."""
+"""Bytes of a slice, counting one matrix per image: half a MiB was best of 128 KiB to 2 MiB (benchmarks/RESULTS.md)."""
 
 
 @register_flop_formula(torch.ops.gmsop.second_order_pool)
 def _flops(x: Sequence[int], num_iters: int, *_: Any, **__: Any) -> int:
-    """The iteration as it is written; a shorter way to the same numbers does not change a model's count."""
+    """Count the iteration as it is written; a shorter way to the same numbers does not change a model's count."""
     batch, dim, positions = x
     return 2 * batch * dim**2 * (positions + dim * max(1, 3 * num_iters - 3))

@@ -1,6 +1,6 @@
-"""The slow, obvious version of every second-order operator: the oracle of the tests.
+"""This is the slow, obvious version of every second-order operator, with which the tests compare.
 
-Written to be read next to the paper, one image at a time, with plain autograd and no special cases. Give it float64.
+It is written to be read next to the paper: one image at a time, plain autograd, no special cases. Give it float64.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def covariance_pool(x: Tensor) -> Tensor:
-    """(B, D, M) -> (B, D, D)."""
+    """Return the covariances, (B, D, D), of features (B, D, M)."""
     out = []
     for features in x.flatten(2):
         centred = features - features.mean(1, keepdim=True)
@@ -17,7 +17,7 @@ def covariance_pool(x: Tensor) -> Tensor:
 
 
 def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
-    """(B, D, D) -> (B, D, D)."""
+    """Return the approximate square roots, (B, D, D), of matrices (B, D, D)."""
     out = []
     for sigma in cov:
         identity = torch.eye(len(sigma), dtype=sigma.dtype, device=sigma.device)
@@ -31,7 +31,7 @@ def newton_schulz_sqrt(cov: Tensor, num_iters: int = 3) -> Tensor:
 
 
 def eigh_sqrt(cov: Tensor) -> Tensor:
-    """(B, D, D) -> (B, D, D); the gradient is only right for distinct positive eigenvalues."""
+    """Return the exact square roots, (B, D, D); the gradient is only right for distinct positive eigenvalues."""
     out = []
     for sigma in cov:
         values, vectors = torch.linalg.eigh(sigma)
@@ -40,6 +40,6 @@ def eigh_sqrt(cov: Tensor) -> Tensor:
 
 
 def triu_vectorize(a: Tensor) -> Tensor:
-    """(B, D, D) -> (B, V)."""
+    """Return the upper triangles, (B, V), of matrices (B, D, D)."""
     dim = a.shape[1]
     return torch.stack([a[:, row, column] for column in range(dim) for row in range(column + 1)], 1)

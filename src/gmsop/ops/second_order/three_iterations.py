@@ -1,7 +1,7 @@
-"""Three Newton-Schulz iterations in five products of D x D, and their gradient in eight.
+"""Here three Newton-Schulz iterations take five products of D x D, and their gradient eight.
 
-The coupled iteration takes six and ten. It is the polynomial Y_3 = A p_0 p_1 p_2 with M_0 = A, p_i = (3 - M_i) / 2 and
-M_(i+1) = M_i p_i^2, in which all factors commute. Multiplied out between the products it reads
+The coupled iteration takes six and ten. What it computes is the polynomial Y_3 = A p_0 p_1 p_2 with M_0 = A,
+p_i = (3 - M_i) / 2 and M_(i+1) = M_i p_i^2, in which all factors commute. Written with five products it reads
 
     Y_1 = A p_0 = (3 A - A A) / 2
     M = M_1 = Y_1 p_0 = (3 Y_1 - Y_1 A) / 2
@@ -17,8 +17,10 @@ from torch import Tensor
 
 
 def three_iterations(a: Tensor, m_and_q: Tensor, spare: Tensor) -> Tensor:
-    """Y_3 for A = `a`, (B, D, D), positive semi-definite with trace 1 (or zero). Writes M and Q to `m_and_q`,
-    (2, B, D, D), and what lies between to `spare`, (3, B, D, D)."""
+    """Return Y_3 for A = `a`, (B, D, D), which is positive semi-definite with trace 1 (or zero).
+
+    Writes M and Q to `m_and_q`, (2, B, D, D). Overwrites `spare`, (3, B, D, D), in which the result lies, too.
+    """
     (m, q), (y1, s, w) = m_and_q, spare
     _step(a, a, y1)
     _step(y1, a, m)
@@ -29,12 +31,14 @@ def three_iterations(a: Tensor, m_and_q: Tensor, spare: Tensor) -> Tensor:
 
 
 def three_iterations_backward(a: Tensor, m_and_q: Tensor, g: Tensor, spare: Tensor) -> Tensor:
-    """Gradient with respect to A for symmetric `g` = dL/dY_3. Overwrites `g`, and `spare`, (5, B, D, D).
+    """Return the gradient with respect to A for symmetric `g` = dL/dY_3.
 
-    Y_3 is a polynomial of A. Where A changes by E, A^n changes by the sum of all A^i E A^j with i + j = n - 1, and
-    <G, A^i E A^j> = <A^i G A^j, E>: the gradient is what Y_3 changes by where A changes by G. So each line above is
-    differentiated forward; what is symmetric stays so, and a square's change is X + X^T with one product X. Y_1 and S
-    are computed again, in two products more, which takes no longer than fetching them from memory.
+    Overwrites `g`, and `spare`, (5, B, D, D), in which the result lies, too.
+
+    Y_3 is a polynomial of A. If A changes by E, A^n changes by the sum of all A^i E A^j with i + j = n - 1, and
+    <G, A^i E A^j> = <A^i G A^j, E>: so the gradient is the change of Y_3 if A changes by G. It is found by
+    differentiating each line above forward. What is symmetric stays symmetric, and the change of a square is X + X^T
+    with one product X. Y_1 and S are computed again: two more products take no longer than fetching them from memory.
     """
     (m, q), (y1, s, spare_1, spare_2, spare_3) = m_and_q, spare
     _step(a, a, y1)
@@ -51,7 +55,7 @@ def three_iterations_backward(a: Tensor, m_and_q: Tensor, g: Tensor, spare: Tens
 
 
 def _step(y: Tensor, a: Tensor, out: Tensor) -> Tensor:
-    """(3 Y - Y A) / 2."""
+    """Return (3 Y - Y A) / 2."""
     return torch.baddbmm(y, y, a, beta=1.5, alpha=-0.5, out=out)
 
 

@@ -1,6 +1,7 @@
-"""Newton-Schulz iterations and their gradient on matrices in a scratch; every matrix is symmetric but where it says so.
+"""These functions run Newton-Schulz iterations, and their gradient, on matrices in a program's scratch.
 
-Formulas and their derivation: `gmsop.ops.three_iterations`, and for other numbers of them `gmsop.ops.matrix_sqrt`.
+Every matrix is symmetric unless a docstring says otherwise. The formulas and their derivation are in `three_iterations`
+beside this file, and for other numbers of iterations in `matrix_sqrt`.
 """
 
 import triton
@@ -22,21 +23,22 @@ def three_iterations(a, y1, m, s, q, N: tl.constexpr, BK: tl.constexpr, PRECISIO
 
 @triton.jit
 def three_iterations_backward(a, g, y1, m, s, q, u, v, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """For G = dL/dY_3, dL/dA and <G, Y_3>. Overwrites all but A."""
+    """Return dL/dA and <G, Y_3> for G = dL/dY_3. Overwrites all but A."""
     three_iterations(a, y1, m, s, q, N, BK, PRECISION)
     half = 0.75 * read(g, N) - 0.5 * multiply(g, a, N, BK, PRECISION)
-    save(u, half + tl.trans(half), N)  # of Y_1
+    save(u, half + tl.trans(half), N)  # change of Y_1
     product = multiply(y1, g, N, BK, PRECISION)
     g_dot_root = inner(product, read(q, N))
     product = add_product(product, u, a, N, BK, PRECISION)
-    save(g, 1.5 * read(u, N) - 0.5 * product, N)  # of M
+    save(g, 1.5 * read(u, N) - 0.5 * product, N)  # change of M
     half = multiply(m, g, N, BK, PRECISION)
-    save(v, half + tl.trans(half), N)  # of S
+    save(v, half + tl.trans(half), N)  # change of S
     save(m, _w(m, s, N), N)
-    save(g, read(v, N) - 9.0 * read(g, N), N)  # of W
+    save(g, read(v, N) - 9.0 * read(g, N), N)  # change of W
     product = multiply(s, g, N, BK, PRECISION)
     product = add_product(product, v, m, N, BK, PRECISION)
-    save(g, product / 16 + (39 / 144) * (read(g, N) - read(v, N)), N)  # of Q; of M is what W left of it
+    # Change of Q. That of M was overwritten; it is (v - g) / 9.
+    save(g, product / 16 + (39 / 144) * (read(g, N) - read(v, N)), N)
     d = multiply(u, q, N, BK, PRECISION)
     return add_product(d, y1, g, N, BK, PRECISION), g_dot_root
 
@@ -54,7 +56,7 @@ def _w(m, s, N: tl.constexpr):
 
 @triton.jit
 def _iterate(y, z, t, a, count, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """Y and Z after `count` >= 1 steps from Y = A, Z = I; `t` holds what is between. `y` may be `a`."""
+    """Compute Y and Z after `count` >= 1 steps from Y = A, Z = I. Overwrites `t`. `y` may be `a`."""
     product = multiply(a, a, N, BK, PRECISION)
     start = read(a, N)
     save(y, 1.5 * start - 0.5 * product, N)
@@ -69,7 +71,7 @@ def _iterate(y, z, t, a, count, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl
 
 @triton.jit
 def iterations(y, z, t, ITERS: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """Y after ITERS steps, of which the last leaves Z out, from `y` = A."""
+    """Return Y after ITERS steps from `y` = A; the last step leaves Z out."""
     m = y
     if ITERS > 1:
         _iterate(y, z, t, y, ITERS - 1, N, BK, PRECISION)
@@ -82,7 +84,7 @@ def iterations(y, z, t, ITERS: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, 
 def iterations_backward(
     a, g, y, z, h, u, v, ITERS: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """For G = dL/dY_T, dL/dA and <G, Y_T>. Overwrites all but A; U and V are not symmetric."""
+    """Return dL/dA and <G, Y_T> for G = dL/dY_T. Overwrites all but A; U and V are not symmetric."""
     if ITERS == 1:
         product = multiply(g, a, N, BK, PRECISION)
         g_dot_root = 1.5 * inner(read(g, N), read(a, N)) - 0.5 * inner(product, read(a, N))
@@ -95,7 +97,7 @@ def iterations_backward(
         save(h, -0.5 * ygy, N)
         save(g, _symmetric_step(g, u, z, N, BK, PRECISION), N)
         for done in range(1, ITERS - 1):
-            # The iterates of each step are computed again: kept, they would crowd the cache.
+            # Each step's iterates are computed again: if kept, they would crowd the cache.
             _iterate(y, z, u, a, ITERS - 1 - done, N, BK, PRECISION)
             save(u, multiply(g, y, N, BK, PRECISION), N)
             save(v, multiply(h, z, N, BK, PRECISION), N)  # V' = H Z

@@ -1,8 +1,8 @@
-"""Second-order pooling with one program per image: covariance, Newton-Schulz square root and upper triangle.
+"""A Triton program pools one image after the other: covariance, Newton-Schulz square root, upper triangle.
 
-A program takes one image after the other. Its matrices lie in a scratch of its own, four of N x N forward and eight
-backward (N is D rounded up to a power of two, the rest zeros), meant to stay in the GPU's cache; sums and products are
-formed in registers. Memory sees the features once in each direction, the result and the gradient.
+Its matrices lie in a scratch of its own, meant to stay in the GPU's cache: four of N x N forward, eight backward. N is
+D rounded up to a power of two, and what D does not fill is zero. Sums and products are formed in registers. So only the
+features (once in each direction), the result and the gradient come from memory or go there.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ MAX_DIM = 128
 
 
 def second_order_forward(x: Tensor, num_iters: int, precision: str) -> Tensor:
-    """(B, D, M) with any strides -> (B, V), float32. `precision`: "tf32x3", "tf32" or "bf16"."""
+    """Return (B, V), float32, of features (B, D, M) with any strides. `precision`: "tf32x3", "tf32" or "bf16"."""
     batch, dim, positions = x.shape
     out = x.new_empty(batch, dim * (dim + 1) // 2, dtype=torch.float32)
     if batch:
@@ -35,7 +35,7 @@ def second_order_forward(x: Tensor, num_iters: int, precision: str) -> Tensor:
 
 
 def second_order_backward(x: Tensor, grad: Tensor, num_iters: int, precision: str) -> Tensor:
-    """Gradient with respect to `x`, in its dtype and contiguous, from `x` and the gradient (B, V) of the result."""
+    """Return the gradient with respect to `x`, contiguous and in its dtype, from that of the result, `grad`, (B, V)."""
     batch, _, positions = x.shape
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if batch:
@@ -47,10 +47,11 @@ def second_order_backward(x: Tensor, grad: Tensor, num_iters: int, precision: st
 
 
 def _config(x: Tensor, num_iters: int, precision: str) -> tuple[int, dict[str, Any]]:
-    """Number of programs, and what the kernels are compiled for."""
+    """Return the number of programs, and the values that the kernels are compiled for."""
     size = max(16, triton.next_power_of_2(x.shape[1]))
     warps = {16: 1, 32: 2, 64: 4, 128: 8}[size]
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1  # interpreted
+    # Without CUDA it is Triton's interpreter that runs the kernels.
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
     return min(x.shape[0], processors * 8 // warps), {
         "D": x.shape[1], "N": size, "BK": min(32, size), "ITERS": num_iters, "PRECISION": precision, "num_warps": warps,
         "num_stages": 2,
@@ -106,7 +107,7 @@ def _backward_kernel(
         cov = _covariance(features, mean, rest, positions, sd, sm, D, N, BK, PRECISION)
         normalised, _, inverse_root = _normalise(cov, N)
         save(a, normalised, N)
-        # The symmetric G with <G, Y> = <grad, triangle of Y> for every symmetric Y.
+        # G is the symmetric matrix with <G, Y> = <grad, triangle of Y> for every symmetric Y.
         triangle = tl.load(grad + image * gb + (high * (high + 1) // 2 + low) * gv, high < D, 0.0).to(tl.float32)
         save(g, tl.where(row == column, 1.0, 0.5) * triangle, N)
         if ITERS == 3:
@@ -138,7 +139,7 @@ def _backward_kernel(
 
 @triton.jit
 def _centred(x, mean, rest, start, positions, sd, sm, D: tl.constexpr, N: tl.constexpr, BK: tl.constexpr):
-    """Positions start to start + BK of all channels, less their mean, in float32; zero where there are none."""
+    """Load positions start to start + BK of all channels, minus their mean, in float32; zero where there are none."""
     row = tl.arange(0, N)[:, None]
     column = start + tl.arange(0, BK)[None, :]
     inside = (row < D) & (column < positions)
@@ -148,8 +149,8 @@ def _centred(x, mean, rest, start, positions, sd, sm, D: tl.constexpr, N: tl.con
 
 @triton.jit
 def _mean(x, positions, sd, sm, D: tl.constexpr, N: tl.constexpr, BK: tl.constexpr):
-    """Means of the channels, and the mean of what is left after subtracting them: where a mean is far larger than the
-    spread, its rounding error would add up over the positions."""
+    """Return the channels' means, and the means of what is left after subtracting them: where a mean is far larger than
+    the spread, its rounding error would add up over the positions."""
     zero = tl.zeros((N,), tl.float32)
     mean = _sum(x, zero, zero, positions, sd, sm, D, N, BK) / positions
     return mean, _sum(x, mean, zero, positions, sd, sm, D, N, BK) / positions
@@ -176,7 +177,7 @@ def _covariance(
 
 @triton.jit
 def _normalise(cov, N: tl.constexpr):
-    """The matrix over its trace, sqrt(trace) and its inverse. A zero trace gives zeros; NaN stays NaN."""
+    """Return cov / trace, sqrt(trace) and 1 / sqrt(trace). A zero trace gives zeros; NaN stays NaN."""
     trace = tl.sum(tl.sum(diagonal(cov, N), 1), 0)
     flat = trace < 1.1754943508222875e-38  # the smallest normal float32
     inverse = tl.where(flat, 0.0, 1.0 / trace)

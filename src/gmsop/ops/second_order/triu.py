@@ -1,4 +1,4 @@
-"""The upper triangle of a symmetric matrix as a vector, in the authors' element order, and back."""
+"""These functions turn a symmetric matrix into the vector of its upper triangle, in the authors' order, and back."""
 
 import math
 
@@ -9,7 +9,7 @@ from gmsop.errors import ConfigError
 
 
 def triu_vectorize(a: Tensor) -> Tensor:
-    """Upper triangle with its diagonal, column by column.
+    """Return the upper triangle with its diagonal, column by column.
 
     `out[k]` with `k = i (i + 1) / 2 + j`, `j <= i`, is element (row j, column i): the order of `torch.tril_indices`,
     not of `torch.triu_indices`. Off-diagonals are not scaled by sqrt(2). A classifier learnt by the official code
@@ -30,7 +30,7 @@ def triu_vectorize(a: Tensor) -> Tensor:
 
 
 def triu_unvectorize(v: Tensor) -> Tensor:
-    """The symmetric matrix whose `triu_vectorize` is `v`.
+    """Return the symmetric matrix whose `triu_vectorize` is `v`.
 
     Args:
         v: (B, V), V = D (D + 1) / 2 for some D.
@@ -39,7 +39,7 @@ def triu_unvectorize(v: Tensor) -> Tensor:
         (B, D, D), symmetric.
 
     Raises:
-        ConfigError: V is not a triangular number, or `v` has not two axes.
+        ConfigError: V is not a triangular number, or `v` does not have two axes.
     """
     dim = (math.isqrt(8 * v.shape[-1] + 1) - 1) // 2 if v.dim() == 2 else 0
     if v.dim() != 2 or dim * (dim + 1) // 2 != v.shape[1]:
@@ -48,18 +48,18 @@ def triu_unvectorize(v: Tensor) -> Tensor:
 
 
 def triu_positions(dim: int, device: torch.device) -> Tensor:
-    """(V,): where in a flat `dim` x `dim` matrix each element of its vector stands."""
+    """Return, for each element of the vector, its place in the flat `dim` x `dim` matrix, (V,)."""
     column, row = torch.tril_indices(dim, dim, device=device)
     return row * dim + column
 
 
 def full_positions(dim: int, device: torch.device) -> Tensor:
-    """(D * D,): where in the vector each element of the flat symmetric matrix stands."""
+    """Return, for each element of the flat symmetric matrix, its place in the vector, (D * D,)."""
     i = torch.arange(dim, device=device)
     high, low = torch.maximum(i[:, None], i), torch.minimum(i[:, None], i)
     return (high * (high + 1) // 2 + low).flatten()
 
 
 def triu_size(dim: int) -> int:
-    """Number of elements in the upper triangle of a `dim` x `dim` matrix, diagonal included."""
+    """Return the number of elements in the upper triangle of a `dim` x `dim` matrix, diagonal included."""
     return dim * (dim + 1) // 2

@@ -1,4 +1,4 @@
-"""The optimisers that gmsop knows well, an optimiser a file. timm's others work by their names there."""
+"""Each file here registers an optimiser that gmsop knows well. timm's others work by their names there."""
 
 from gmsop.training.optimizers.registry import OPTIMIZERS, Optimizer, register_optimizer
 

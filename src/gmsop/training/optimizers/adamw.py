@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019): steps of a size that does not follow the gradient's; weight decay apart."""
+"""AdamW (Loshchilov and Hutter 2019) takes steps whose size does not follow the gradient's; weight decay is apart."""
 
 from typing import Any
 
@@ -7,13 +7,16 @@ from gmsop.training.recipe import Recipe
 
 
 def settings(recipe: Recipe, momentum: float) -> dict[str, Any]:
-    """The schedule's momentum is the first beta, as in torch's OneCycleLR."""
+    """Return AdamW's settings: the schedule's momentum is the first beta, as in torch's OneCycleLR."""
     return {"betas": (momentum, recipe.optimizer_args.get("betas", (0.9, 0.999))[1])}
 
 
 def rescaled(rate: float, weight_decay: float, scale: float) -> tuple[float, float]:
-    """A step is as large as the rate, whatever the gradient: rate / s. It multiplies the weight decay, which is s times
-    as large for the same share."""
+    """Return the rate divided by the scale, and the weight decay multiplied by it.
+
+    A step is as large as the rate, whatever the gradient, so filters that are 1/s as large want 1/s of the rate. The
+    rate also multiplies the weight decay, which must be s times as large to take the same share of the filters.
+    """
     return rate / scale, weight_decay * scale
 
 

@@ -1,4 +1,4 @@
-"""What an optimiser says of itself, and the register of optimisers by name."""
+"""Optimisers are registered here by name, each with what it says of itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gmsop.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimiser, which timm builds, and what a recipe means to it."""
+    """An `Optimizer` names an optimiser, which timm builds, and says what a recipe means to it."""
 
     name: str
     timm_name: str
@@ -31,7 +31,7 @@ def register_optimizer(
     settings: Callable[[Recipe, float], dict[str, Any]],
     rescaled: Callable[[float, float, float], tuple[float, float]] | None,
 ) -> None:
-    """Enter an optimiser: see `Optimizer` for what it says of itself.
+    """Register an optimiser; see `Optimizer` for the arguments.
 
     Raises:
         ConfigError: the name is taken.

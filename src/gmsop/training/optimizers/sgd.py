@@ -1,4 +1,4 @@
-"""SGD with momentum, as the paper trains."""
+"""SGD with momentum is what the paper trains with."""
 
 from typing import Any
 
@@ -7,14 +7,15 @@ from gmsop.training.recipe import Recipe
 
 
 def settings(recipe: Recipe, momentum: float) -> dict[str, Any]:
-    """SGD's momentum is the schedule's."""
+    """Return SGD's settings: its momentum is the schedule's."""
     return {"momentum": momentum, "nesterov": recipe.nesterov}
 
 
 def rescaled(rate: float, weight_decay: float, scale: float) -> tuple[float, float]:
-    """The gradient of filters divided by s is s times as large, and they themselves a share of 1/s: rate / s^2.
+    """Return the rate divided by the square of the scale, and the same weight decay.
 
-    The weight decay stays, as in the official code, and is felt the less.
+    Filters divided by s have a gradient s times as large, and are themselves 1/s as large, so they want 1/s^2 of the
+    rate. The weight decay stays, as in the official code; at the smaller rate it has less effect.
     """
     return rate / scale**2, weight_decay
 

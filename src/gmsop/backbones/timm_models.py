@@ -1,0 +1,335 @@
+"""A `TimmBackbone` makes any timm model a backbone by timm's own interface, without a table of architectures."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from gmsop.backbones.protocol import BackboneModule
+from gmsop.backbones.registry import register_backbone
+from gmsop.errors import ConfigError, GmsopError, UnknownNameError
+
+ClassToken = Literal["drop", "concat"]
+
+
+class TimmBackbone(BackboneModule):
+    """This is a timm model without classifier and pooling, convolutional or transformer.
+
+    Features come from the model's `forward` (so that its own norm after the last stage is kept), or, where layers that
+    follow the pooling are in it, from `forward_features`, or from the last level of `forward_intermediates`: the first
+    of them that gives one map, or one list of tokens, of more than one position.
+
+    Args:
+        model: timm's name of the model, with a tag of its weights if wanted; `hf-hub:` and `local-dir:` names, too.
+        in_chans: channels of the images.
+        keep_resolution: not used: a pretrained network keeps the resolution that it was trained with, unless
+            `output_stride` says otherwise.
+        output_stride: pixels per position of the last map, where the model offers it; None: the model's own, mostly 32.
+            16 gives a second-order head four times the positions of the same pretrained weights, by dilation in place
+            of strides; the last stage then takes four times the time.
+        class_token: of a transformer: "drop" it, or "concat" it, after the model's own norm, to the pooled vector.
+        model_args: further arguments of `timm.create_model`, for example {"img_size": 256, "drop_path_rate": 0.1}.
+        pretrained: load timm's weights.
+
+    Raises:
+        UnknownNameError: timm has no such model; the text lists the nearest.
+        ConfigError: the model does not take an argument, has no map or tokens to pool, or its weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        model: str = "",
+        in_chans: int = 3,
+        keep_resolution: bool = False,
+        output_stride: Literal[8, 16, 32] | None = None,
+        class_token: ClassToken = "drop",
+        model_args: Mapping[str, Any] | None = None,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        arguments = dict(model_args or {}) | ({"in_chans": in_chans} if in_chans != 3 else {})
+        if output_stride is not None:
+            arguments["output_stride"] = output_stride
+        self._take(create_timm_model(model, pretrained, **arguments), class_token)
+
+    @classmethod
+    def around(cls, model: nn.Module, class_token: ClassToken = "drop") -> "TimmBackbone":
+        """Take over a timm model that is there; its classifier and pooling are removed from it.
+
+        Raises:
+            ConfigError: it has no map or tokens to pool.
+        """
+        backbone = cls.__new__(cls)
+        BackboneModule.__init__(backbone)
+        _remove_head(model)
+        backbone._take(model, class_token)
+        return backbone
+
+    def _take(self, model: nn.Module, class_token: ClassToken) -> None:
+        self.model = model
+        self.num_features = int(cast(Any, model).num_features)
+        cfg = cast(dict[str, Any], model.pretrained_cfg)
+        self.in_chans = int(getattr(model, "in_chans", None) or _first_channels(model, cfg))
+        self.class_token = class_token
+        self.feature_info = _plain_feature_info(model)
+        self.input_size = size = _input_size(model, cfg)
+        self.source, shape = _source(model, (self.in_chans, *size), self.num_features)
+        if self.source == "intermediates":
+            self.num_features = shape[1]
+        self.num_prefix_tokens = 0
+        if len(shape) == 3:
+            self.output_fmt = "NLC"
+            self.num_prefix_tokens = _prefix_tokens(model, shape[1], size, self.feature_info)
+        elif self.source != "intermediates":
+            self.output_fmt = str(getattr(model, "output_fmt", None) or "NCHW")
+        if class_token == "concat" and not self.num_prefix_tokens:
+            raise ConfigError(f"class_token: {_name(model)} has no class token to set beside the pooled vector")
+        self.token_features = self.num_features if class_token == "concat" else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of images, as the model lays them out: see `output_fmt`."""
+        return _SOURCES[self.source](self.model, x)
+
+    def positions(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Turn features into a map (B, C, H, W), tokens into (B, C, M, 1); and the class token (B, C), or None."""
+        if self.output_fmt == "NHWC":
+            return features.permute(0, 3, 1, 2), None
+        if self.output_fmt == "NCHW":
+            return features, None
+        token = features[:, 0] if self.class_token == "concat" else None
+        return features[:, self.num_prefix_tokens :].transpose(1, 2).unsqueeze(3), token
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the features for images of this size; for tokens, their number and 1."""
+        shape = _shape_of(_SOURCES[self.source], self.model, (self.in_chans, height, width))
+        if self.output_fmt == "NLC":
+            return shape[1] - self.num_prefix_tokens, 1
+        return (shape[1], shape[2]) if self.output_fmt == "NHWC" else (shape[2], shape[3])
+
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """Return the filters that see the image itself, as the model's configuration names them."""
+        names = cast(dict[str, Any], self.model.pretrained_cfg).get("first_conv") or ()
+        return [
+            cast(nn.Parameter, self.model.get_submodule(name).weight)
+            for name in ((names,) if isinstance(names, str) else names)
+        ]
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+        """Group parameters by timm's own grouping of the model's layers."""
+        from timm.models import group_parameters
+
+        own: Any = self.model
+        groups = group_parameters(own, own.group_matcher(coarse=coarse), reverse=True)
+        return lambda name: (float(groups.get(name.removeprefix("model."), math.inf)),)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that timm spares weight decay."""
+        own: Any = getattr(self.model, "no_weight_decay", set)
+        return {f"model.{name}" for name in own()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations again in the backward pass instead of keeping them, if the model can.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        own: Any = getattr(self.model, "set_grad_checkpointing", None)
+        try:
+            if own is None:
+                raise AssertionError("no such method")
+            own(enable)
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            if enable:
+                raise ConfigError(f"{_name(self.model)} has no gradient checkpointing ({error})") from error
+
+    def forward_intermediates(self, x: Tensor, *args: Any, **options: Any) -> Any:
+        """Give the features of several levels: see timm's own method of the model."""
+        own: Any = getattr(self.model, "forward_intermediates", None)
+        return super().forward_intermediates(x) if own is None else own(x, *args, **options)
+
+    def prune_intermediate_layers(self, *args: Any, **options: Any) -> list[int]:
+        """Remove the layers after the last level that is asked for."""
+        own: Any = getattr(self.model, "prune_intermediate_layers", None)
+        return super().prune_intermediate_layers() if own is None else own(*args, **options)
+
+
+def create_timm_model(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
+    """Build a timm model without classifier, and without pooling where timm can leave it out.
+
+    Raises:
+        UnknownNameError: timm has no such model; the text lists the nearest.
+        ConfigError: the model does not take an argument, or its weights cannot be had.
+    """
+    import timm
+
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:", "local_dir:")):
+        known = timm.list_models()
+        if name.partition(".")[0] not in known:
+            raise UnknownNameError.of("timm model", name, known)
+    without_pooling: tuple[dict[str, Any], ...] = ({"global_pool": ""}, {})
+    for pooling in without_pooling:
+        try:
+            return cast(
+                nn.Module, timm.create_model(name, pretrained=pretrained, num_classes=0, **pooling, **arguments)
+            )
+        except (AssertionError, TypeError, NotImplementedError) as error:  # timm asserts what a model does not offer
+            reason: Exception = error
+        except GmsopError:
+            raise
+        except Exception as error:
+            if not pretrained and not name.startswith(("hf", "local")):
+                raise ConfigError(f"timm cannot make {name} with {arguments}: {_line(error)}") from error
+            raise ConfigError(
+                f"the weights of {name} cannot be had: {_line(error)}. Without a network there are pretrained=False, "
+                f"weights that were loaded before, and folders that timm's save_for_hf wrote: local-dir:FOLDER"
+            ) from error
+    raise ConfigError(f"timm cannot make {name} with {arguments}: {_line(reason)}") from reason
+
+
+def _remove_head(model: Any) -> None:
+    try:
+        model.reset_classifier(0, "")
+    except (AssertionError, TypeError, NotImplementedError, ValueError):
+        model.reset_classifier(0)
+
+
+def _forward(model: Any, x: Tensor) -> Tensor:
+    return cast(Tensor, model(x))
+
+
+def _forward_features(model: Any, x: Tensor) -> Tensor:
+    return cast(Tensor, model.forward_features(x))
+
+
+def _last_intermediate(model: Any, x: Tensor) -> Tensor:
+    maps = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)
+    return cast(Tensor, maps[-1])
+
+
+_SOURCES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "forward": _forward,
+    "features": _forward_features,
+    "intermediates": _last_intermediate,
+}
+"""Where features can come from, in the order in which they are tried."""
+
+
+def _source(model: nn.Module, size: Sequence[int], channels: int) -> tuple[str, tuple[int, ...]]:
+    """Return the first source that gives something to pool, and its shape.
+
+    Raises:
+        ConfigError: there is none; the text says what was looked for and what was found.
+    """
+    found = []
+    for name, source in _SOURCES.items():
+        try:
+            shape = _shape_of(source, model, size)
+        except Exception as error:  # whatever a model says of a call that it does not know
+            found.append(f"{name}: {_line(error)}")
+            continue
+        fmt = getattr(model, "output_fmt", None) if name != "intermediates" else "NCHW"
+        axis = 1 if len(shape) == 4 and fmt != "NHWC" else -1
+        right = name == "intermediates" or (len(shape) in (3, 4) and shape[axis] == channels)
+        if right and math.prod(shape) > shape[axis]:
+            return name, shape
+        found.append(f"{name}: {shape or 'several tensors'}")
+    raise ConfigError(
+        f"{_name(model)} is no backbone for a pooling head: looked for one map (B, {channels}, H, W), or tokens "
+        f"(B, N, {channels}), of more than one position; found {'; '.join(found)}"
+    )
+
+
+def _shape_of(source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of one image's features, without computing numbers where possible; () for several tensors."""
+    device = next(model.parameters()).device
+    with _evaluating(model), torch.no_grad():
+        try:
+            state = {k: torch.empty_like(v, device="meta") for k, v in _tensors(model).items()}
+            x = torch.empty(1, *size, device="meta", dtype=next(model.parameters()).dtype)
+            out = torch.func.functional_call(_Caller(model, source), {f"model.{k}": v for k, v in state.items()}, (x,))
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+            out = source(model, torch.zeros(1, *size, device=device, dtype=next(model.parameters()).dtype))
+    return tuple(out.shape) if isinstance(out, Tensor) else ()
+
+
+class _Caller(nn.Module):
+    """Call a source in a `forward`, since `functional_call` takes a module."""
+
+    def __init__(self, model: nn.Module, source: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.model, self.source = model, source
+
+    def forward(self, x: Tensor) -> Any:
+        return self.source(self.model, x)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Any:
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _prefix_tokens(model: Any, tokens: int, size: tuple[int, int], info: list[dict[str, Any]]) -> int:
+    """Return how many tokens stand before those of the positions.
+
+    Raises:
+        ConfigError: the model does not say, nor does the number of tokens.
+    """
+    own = getattr(model, "num_prefix_tokens", None)
+    if own is not None:
+        return int(own)
+    sides = [math.ceil(side / info[-1]["reduction"]) for side in size] if info else [math.isqrt(tokens)] * 2
+    positions = math.prod(sides)
+    if tokens == positions:
+        return 0
+    if tokens == positions + 1 and getattr(model, "cls_token", None) is not None:
+        return 1
+    raise ConfigError(f"{_name(model)} gives {tokens} tokens and does not say which of them are positions")
+
+
+def _plain_feature_info(model: Any) -> list[dict[str, Any]]:
+    info = getattr(model, "feature_info", None) or []
+    info = getattr(info, "info", info)
+    return copy.deepcopy(list(info))
+
+
+def _input_size(model: Any, cfg: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the height and width to probe with: what the model was built for."""
+    for own in (getattr(getattr(model, "patch_embed", None), "img_size", None), getattr(model, "img_size", None)):
+        if isinstance(own, tuple | list) and len(own) == 2 and cfg.get("fixed_input_size"):
+            return int(own[0]), int(own[1])
+    size = cfg["input_size"]
+    return int(size[1]), int(size[2])
+
+
+def _first_channels(model: nn.Module, cfg: Mapping[str, Any]) -> int:
+    names = cfg.get("first_conv") or ()
+    for name in (names,) if isinstance(names, str) else names:
+        weight = getattr(model.get_submodule(name), "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() == 4:
+            return int(weight.shape[1])
+    return int(cfg["input_size"][0])
+
+
+def _name(model: Any) -> str:
+    return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+register_backbone("timm", TimmBackbone, named=False, input={})

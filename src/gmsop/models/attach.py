@@ -1,0 +1,139 @@
+"""This file puts any head on any backbone, in one line."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from gmsop.backbones import BACKBONES
+from gmsop.backbones.given_module import GivenModule
+from gmsop.backbones.protocol import BackboneModule
+from gmsop.backbones.timm_models import TimmBackbone
+from gmsop.backbones.torchvision_models import features_of
+from gmsop.errors import ConfigError
+from gmsop.heads import HEADS
+from gmsop.models.classifier import PooledClassifier
+from gmsop.models.names import describe_input
+from gmsop.models.spec import default_spec
+
+
+def attach(
+    backbone: str | nn.Module,
+    head: str | nn.Module,
+    num_classes: int = 1000,
+    *,
+    pretrained: bool = False,
+    in_chans: int = 3,
+    **options: Any,
+) -> PooledClassifier:
+    """Put a pooling head on a backbone: `attach("resnet50.a1_in1k", "gm_sop", num_classes=10, pretrained=True)`.
+
+    A head keeps the paper's widths on the paper's backbones. On others they follow the backbone's channels C, within
+    the paper's range: `reduced_dim` 128 (SR-SOP: a 1x1 reduction only where C is above 128; fast MPN-COV has 256),
+    `hidden_dim` and the gate's first layer min(512, 2 C), GM-GAP's `reduced_dim` min(512, 4 C). `top_k` is half of the
+    components, at least 2 and at most 8.
+
+    Args:
+        backbone: a timm name (tags, `hf-hub:` and `local-dir:`, too), or a module: a timm model or a torchvision
+            classification model, which lose their own head to it, or any module whose output is a map of features
+            (B, C, H, W), or, with `layout`, (B, H, W, C) ("NHWC") or tokens (B, N, C) ("NLC").
+        head: one of `gmsop.list_heads()`, or a module from (B, C, H, W) to (B, V) with `out_features`, V.
+        num_classes: 0 leaves the classifier out.
+        pretrained: load timm's weights of the backbone.
+        in_chans: channels of the images.
+        options: of the head (`num_components`, `reduced_dim`, `drop_rate`, ...); of a timm backbone: `output_stride`
+            (16 keeps four times the positions of most networks, where timm offers it, at four times the last stage's
+            cost; the default is the model's own, mostly 32), `class_token` ("drop", or "concat": beside the pooled
+            vector) and `model_args` for `timm.create_model`; of another module: `layout`, `num_prefix_tokens`,
+            `class_token`, `image_size`.
+
+    Returns:
+        A timm model in every respect; with random weights but for those of the backbone.
+
+    Raises:
+        UnknownNameError: timm has no such model, gmsop no such head; the text lists the nearest.
+        ConfigError: an option that neither has, or values that cannot work; a backbone without a map or tokens to
+            pool; weights that cannot be had.
+    """
+    known = set() if isinstance(head, nn.Module) else set(HEADS[head].options)
+    of_head = {name: value for name, value in options.items() if name in known}
+    of_backbone = {name: value for name, value in options.items() if name not in known}
+    if isinstance(backbone, str):
+        _require_options("timm", of_backbone, known)
+        made = TimmBackbone(backbone, in_chans, pretrained=pretrained, **of_backbone)
+        trunk: BackboneModule = made
+        described: dict[str, Any] | None = of_backbone | _origin(made, of_backbone)
+    elif pretrained:
+        raise ConfigError("pretrained is for a backbone by its name; a module has the weights that it has")
+    else:
+        trunk, described = _around(backbone, in_chans, of_backbone)
+    if isinstance(head, nn.Module):
+        model = PooledClassifier(trunk, head, num_classes)
+        describe_input(model)
+        return model
+    kind = "module" if described is None else "timm"
+    if described is None:
+        described = {"note": _note(trunk)}
+    spec = default_spec(kind, head, channels=trunk.num_features, **described, **of_head)
+    spec = replace(spec, num_classes=num_classes, in_chans=trunk.in_chans)
+    model = spec.build(trunk)
+    describe_input(model)
+    return model
+
+
+def _require_options(kind: str, given: dict[str, Any], known: set[str]) -> None:
+    own = {**BACKBONES[kind].options}
+    own.pop("model", None)
+    for name, value in given.items():
+        if name not in own:
+            raise ConfigError(f"there is no option {name!r}; there are {', '.join(sorted(known | set(own)))}")
+        own[name].check(value)
+
+
+def _origin(trunk: TimmBackbone, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the name and arguments by which timm makes the model again, wherever it came from."""
+    cfg: Any = trunk.model.pretrained_cfg
+    name = ".".join(word for word in (cfg["architecture"], cfg.get("tag")) if word)
+    arguments = dict(getattr(trunk.model, "_model_args", None) or given.get("model_args") or {})
+    for own in ("num_classes", "global_pool", "in_chans", "output_stride"):
+        arguments.pop(own, None)
+    return {"model": name, "model_args": arguments}
+
+
+def _around(module: nn.Module, in_chans: int, options: dict[str, Any]) -> tuple[BackboneModule, dict[str, Any] | None]:
+    """Return the module as a backbone, and the options by which it is built again; None if it cannot be."""
+    if isinstance(module, BackboneModule):
+        if options:
+            raise ConfigError(f"the backbone is there: it takes no option {', '.join(options)}")
+        return module, None
+    if hasattr(module, "forward_features") and getattr(module, "pretrained_cfg", None):
+        if strange := sorted(set(options) - {"class_token"}):
+            raise ConfigError(f"a timm model that is there takes class_token, not {', '.join(strange)}")
+        trunk = TimmBackbone.around(module, **options)
+        described = {**options, **_origin(trunk, {})}
+        return trunk, described if _is_built_again(trunk, described) else None
+    if (found := features_of(module)) is not None:
+        module, own = found
+        options = {**own, **options}
+    try:
+        return GivenModule(module, in_chans=in_chans, **options), None
+    except TypeError as error:
+        raise ConfigError(f"a module as backbone: {error}") from error
+
+
+def _is_built_again(trunk: TimmBackbone, described: dict[str, Any]) -> bool:
+    """Return whether timm makes the same network from its name: same modules, same shapes."""
+    try:
+        with torch.device("meta"):
+            again = TimmBackbone(in_chans=trunk.in_chans, **described)
+    except ConfigError:
+        return False
+    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (trunk, again)]
+    return shapes[0] == shapes[1] and repr(trunk.model) == repr(again.model)
+
+
+def _note(trunk: BackboneModule) -> str:
+    inner = getattr(trunk, "model", trunk)
+    parameters = sum(p.numel() for p in inner.parameters())
+    return f"{type(inner).__name__} with {parameters:,} parameters, {trunk.num_features} channels, {trunk.output_fmt}"

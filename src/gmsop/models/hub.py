@@ -1,0 +1,86 @@
+"""Models as folders that timm, and the Hugging Face hub, understand: weights, `config.json`, a model card."""
+
+from pathlib import Path
+
+from gmsop.errors import CheckpointError, ConfigError
+from gmsop.models.classifier import PooledClassifier
+from gmsop.models.names import tell_timm
+from gmsop.models.spec import body_name
+
+CARD = """---
+library_name: timm
+license: apache-2.0
+tags:
+- image-classification
+- timm
+- gmsop
+- second-order-pooling
+---
+# {name}
+
+{head} on {backbone}: {parameters:,} parameters, {classes} classes, images of {size} pixels.
+
+```python
+import gmsop
+
+model = gmsop.load_model("hf-hub:USER/NAME")
+```
+
+{figures}
+"""
+
+
+def save_folder(model: PooledClassifier, folder: str | Path, figures: str = "", safe: bool = True) -> None:
+    """Write weights, `config.json` and a card (`README.md`) into a folder.
+
+    `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import gmsop`, gives the same model.
+
+    Args:
+        figures: what the card says of the model's errors; Markdown.
+
+    Raises:
+        ConfigError: the model could not be built again from its description.
+    """
+    from timm.models import save_for_hf
+
+    if model.spec is None or model.spec.backbone == "module":
+        raise ConfigError(
+            "a backbone or head that gmsop cannot build again makes no folder for timm: gmsop.save_model keeps the head"
+        )
+    tell_timm(model)
+    save_for_hf(model, str(folder), safe_serialization=safe)
+    spec = model.spec
+    text = CARD.format(
+        name=spec.name,
+        head=spec.head,
+        backbone=body_name(spec),
+        parameters=sum(p.numel() for p in model.parameters()),
+        classes=model.num_classes,
+        size=model.pretrained_cfg["input_size"][1],
+        figures=figures,
+    )
+    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+
+
+def from_folder_or_hub(source: str | Path, revision: str | None = None) -> PooledClassifier:
+    """Read a model from such a folder, or from the hub: "hf-hub:user/name" or "user/name".
+
+    Raises:
+        CheckpointError: there is none, or it is no model of gmsop's.
+    """
+    import timm
+
+    text = str(source)
+    if Path(text).is_dir():
+        name = f"local-dir:{text}"
+    else:
+        name = text if text.startswith("hf-hub:") else f"hf-hub:{text}"
+        name += f"@{revision}" if revision else ""
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # no network, no such model, another file: each with an error of its own kind
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{text}: no model can be read there ({line})") from error
+    if not isinstance(model, PooledClassifier):
+        raise CheckpointError(f"{text}: holds a {type(model).__name__} of timm, no model of gmsop's")
+    return model.eval()
