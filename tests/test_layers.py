@@ -20,7 +20,7 @@ FLOORS = [  # from the ground up
     ["runs"],
     ["engine"],
     ["evaluation"],
-    ["speed", "training"],
+    ["speed", "timm", "training"],
     ["report"],
     ["cli"],
 ]

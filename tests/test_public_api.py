@@ -9,10 +9,9 @@ import pytest
 
 PUBLIC = {
     "gmsop": [
-        "GmsopError", "__version__", "attach", "backbones", "convert", "create_model", "data", "evaluate", "evaluation",
-        "heads",
-        "list_heads", "list_models", "load_model", "models", "nn", "ops", "predict", "runs", "save_model", "train",
-        "training", "weights", "write_report",
+        "BalancedCrossEntropy", "GmsopError", "__version__", "attach", "backbones", "convert", "create_model", "data",
+        "evaluate", "evaluation", "heads", "list_heads", "list_models", "load_model", "models", "nn", "ops",
+        "param_groups", "predict", "runs", "save_model", "train", "training", "weights", "write_report",
     ],
     "gmsop.nn": [
         "Fusible", "GatedMixture", "GlobalAvgPool", "ISqrtCovPool", "ParametricGAP", "ParametricSOP", "Routing",
@@ -27,10 +26,13 @@ PUBLIC = {
         "FolderDataset", "PackedDataset", "PackedWriter", "contact_sheet", "inspect_set", "sample_path", "train_loader",
         "val_loader",
     ],
-    "gmsop.convert": ["load_matconvnet"],
+    "gmsop.convert": ["load_matconvnet", "load_mpncov"],
     "gmsop.heads": ["HEADS", "Head", "list_heads", "register_head"],
     "gmsop.backbones": ["BACKBONES", "Backbone", "register_backbone"],
-    "gmsop.models": ["ModelSpec", "PooledClassifier", "attach", "build_spec", "create_model", "list_models"],
+    "gmsop.models": [
+        "BalancedCrossEntropy", "ModelSpec", "PooledClassifier", "attach", "build_spec", "create_model", "list_models",
+        "param_groups",
+    ],
     "gmsop.weights": ["load_model", "save_model"],
 }  # fmt: skip
 
@@ -40,7 +42,7 @@ SIGNATURES = {
     "gmsop.list_models": "pattern='*'",
     "gmsop.list_heads": "",
     "gmsop.save_model": "model path",
-    "gmsop.load_model": "path averaged=True",
+    "gmsop.load_model": "path averaged=True backbone=None",
     "gmsop.evaluate": (
         "model dataset batch_size=256 num_workers=0 precision='32-true' progress=False devices=1"
     ),
@@ -66,6 +68,7 @@ SIGNATURES = {
     ),
     "gmsop.nn.GlobalAvgPool": "in_channels=None",
     "gmsop.convert.load_matconvnet": "path dtype=torch.float32",
+    "gmsop.convert.load_mpncov": "path dtype=torch.float32",
     "gmsop.data.PackedDataset": "path split verify=None",
     "gmsop.backbones.register_backbone": "name build input heads=None paper=False named=True **defaults",
 }  # fmt: skip

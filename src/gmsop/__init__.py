@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gmsop.evaluation.error_rates import evaluate
     from gmsop.evaluation.prediction import predict
     from gmsop.heads import list_heads
-    from gmsop.models import attach, create_model, list_models
+    from gmsop.models import BalancedCrossEntropy, attach, create_model, list_models, param_groups
     from gmsop.report.page import write_report
     from gmsop.training.run import train
     from gmsop.weights import load_model, save_model
@@ -44,12 +44,14 @@ else:
         __name__,
         {
             **{room: f"gmsop.{room}" for room in _ROOMS},
+            "BalancedCrossEntropy": "gmsop.models:BalancedCrossEntropy",
             "attach": "gmsop.models:attach",
             "create_model": "gmsop.models:create_model",
             "evaluate": "gmsop.evaluation.error_rates:evaluate",
             "list_heads": "gmsop.heads:list_heads",
             "list_models": "gmsop.models:list_models",
             "load_model": "gmsop.weights:load_model",
+            "param_groups": "gmsop.models:param_groups",
             "predict": "gmsop.evaluation.prediction:predict",
             "save_model": "gmsop.weights:save_model",
             "train": "gmsop.training.run:train",
@@ -58,6 +60,7 @@ else:
     )
 
 __all__ = [
+    "BalancedCrossEntropy",
     "GmsopError",
     "__version__",
     "attach",
@@ -74,6 +77,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "param_groups",
     "predict",
     "runs",
     "save_model",

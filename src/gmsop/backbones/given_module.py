@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gmsop.backbones.protocol import BackboneModule
 from gmsop.backbones.registry import register_backbone
 from gmsop.errors import ConfigError
+from gmsop.utils.options import NonNegativeInt, PositiveInt
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 
@@ -32,10 +33,10 @@ class GivenModule(BackboneModule):
         self,
         module: nn.Module,
         layout: Layout = "NCHW",
-        num_prefix_tokens: int = 0,
+        num_prefix_tokens: NonNegativeInt = 0,
         class_token: Literal["drop", "concat"] = "drop",
         in_chans: int = 3,
-        image_size: int = 224,
+        image_size: PositiveInt = 224,
     ) -> None:
         super().__init__()
         self.model, self.output_fmt, self.num_prefix_tokens = module, layout, num_prefix_tokens
@@ -95,7 +96,16 @@ class GivenModule(BackboneModule):
         return (shape[2], shape[3]) if self.output_fmt == "NCHW" else (shape[1], shape[2])
 
 
-def _not_again(note: str = "", in_chans: int = 3, keep_resolution: bool = False, **options: Any) -> BackboneModule:
+def _not_again(
+    note: str = "",
+    in_chans: int = 3,
+    keep_resolution: bool = False,
+    layout: Layout = "NCHW",
+    num_prefix_tokens: NonNegativeInt = 0,
+    class_token: Literal["drop", "concat"] = "drop",
+    image_size: PositiveInt = 224,
+) -> BackboneModule:
+    """Refuse to build: only the module's user can. The options are those by which it became a backbone."""
     raise ConfigError(
         f"the backbone was a module that gmsop cannot build again: {note}. Build it and give it to "
         "gmsop.load_model(path, backbone=module)"

@@ -31,6 +31,10 @@ class TimmBackbone(BackboneModule):
         output_stride: pixels per position of the last map, where the model offers it; None: the model's own, mostly 32.
             16 gives a second-order head four times the positions of the same pretrained weights, by dilation in place
             of strides; the last stage then takes four times the time.
+        dilated: False: with `output_stride`, leave out the dilation that keeps the pretrained weights' receptive field;
+            as iSQRT-COV trains.
+        left_out: names of modules of the model that are left out, as `nn.Identity` in their place. ["features.43",
+            "pre_logits"] ends a vgg16_bn before its last max-pooling, with four times the positions.
         class_token: of a transformer: "drop" it, or "concat" it, after the model's own norm, to the pooled vector.
         model_args: further arguments of `timm.create_model`, for example {"img_size": 256, "drop_path_rate": 0.1}.
         pretrained: load timm's weights.
@@ -46,6 +50,8 @@ class TimmBackbone(BackboneModule):
         in_chans: int = 3,
         keep_resolution: bool = False,
         output_stride: Literal[8, 16, 32] | None = None,
+        dilated: bool = True,
+        left_out: Sequence[str] | None = None,
         class_token: ClassToken = "drop",
         model_args: Mapping[str, Any] | None = None,
         pretrained: bool = False,
@@ -54,7 +60,15 @@ class TimmBackbone(BackboneModule):
         arguments = dict(model_args or {}) | ({"in_chans": in_chans} if in_chans != 3 else {})
         if output_stride is not None:
             arguments["output_stride"] = output_stride
-        self._take(create_timm_model(model, pretrained, **arguments), class_token)
+        elif not dilated:
+            raise ConfigError("dilated: without output_stride there is no dilation to leave out")
+        network = create_timm_model(model, pretrained, **arguments)
+        if not dilated:
+            _undilate(network)
+        _leave_out(network, left_out or ())
+        self._take(network, class_token)
+        if left_out and self.feature_info and self.output_fmt != "NLC":
+            self.feature_info[-1]["reduction"] = self.input_size[0] // self.map_size(*self.input_size)[0]
 
     @classmethod
     def around(cls, model: nn.Module, class_token: ClassToken = "drop") -> "TimmBackbone":
@@ -80,6 +94,8 @@ class TimmBackbone(BackboneModule):
         self.source, shape = _source(model, (self.in_chans, *size), self.num_features)
         if self.source == "intermediates":
             self.num_features = shape[1]
+        for parameter in _without_gradient(model, self.source, (self.in_chans, *size)):
+            parameter.requires_grad_(False)  # or a run on several devices would wait for its gradient
         self.num_prefix_tokens = 0
         if len(shape) == 3:
             self.output_fmt = "NLC"
@@ -173,9 +189,7 @@ def create_timm_model(name: str, pretrained: bool, **arguments: Any) -> nn.Modul
     without_pooling: tuple[dict[str, Any], ...] = ({"global_pool": ""}, {})
     for pooling in without_pooling:
         try:
-            return cast(
-                nn.Module, timm.create_model(name, pretrained=pretrained, num_classes=0, **pooling, **arguments)
-            )
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, **pooling, **arguments)
         except (AssertionError, TypeError, NotImplementedError) as error:  # timm asserts what a model does not offer
             reason: Exception = error
         except GmsopError:
@@ -188,6 +202,28 @@ def create_timm_model(name: str, pretrained: bool, **arguments: Any) -> nn.Modul
                 f"weights that were loaded before, and folders that timm's save_for_hf wrote: local-dir:FOLDER"
             ) from error
     raise ConfigError(f"timm cannot make {name} with {arguments}: {_line(reason)}") from reason
+
+
+def _undilate(model: nn.Module) -> None:
+    """Make every dilated convolution an ordinary one, whose map keeps its size."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and max(module.dilation) > 1:
+            module.dilation = (1, 1)
+            if not isinstance(module.padding, str) and any(module.padding):  # others pad in their own `forward`
+                height, width = module.kernel_size
+                module.padding = ((height - 1) // 2, (width - 1) // 2)
+
+
+def _leave_out(model: nn.Module, names: Sequence[str]) -> None:
+    """Put `nn.Identity` in the place of the modules of these names.
+
+    Raises:
+        ConfigError: the model has no module of a name.
+    """
+    for name in names:
+        if name not in dict(model.named_modules(remove_duplicate=False)) or not name:
+            raise ConfigError(f"left_out: {_name(model)} has no module {name!r}")
+        model.set_submodule(name, nn.Identity())
 
 
 def _remove_head(model: Any) -> None:
@@ -254,6 +290,24 @@ def _shape_of(source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size
         except (RuntimeError, NotImplementedError, TypeError, AttributeError):
             out = source(model, torch.zeros(1, *size, device=device, dtype=next(model.parameters()).dtype))
     return tuple(out.shape) if isinstance(out, Tensor) else ()
+
+
+def _without_gradient(model: nn.Module, source: str, size: Sequence[int]) -> list[nn.Parameter]:
+    """The parameters that the features do not depend on: those of layers that follow the pooling."""
+    if source == "forward":
+        return []
+    parameters = dict(model.named_parameters())
+    state = {k: torch.empty_like(v, device="meta") for k, v in _tensors(model).items()}
+    leaves = {name: state[name].requires_grad_() for name in parameters}
+    x = torch.empty(1, *size, device="meta", dtype=next(iter(parameters.values())).dtype)
+    with _evaluating(model), torch.enable_grad():
+        try:
+            call = _Caller(model, _SOURCES[source])
+            out = torch.func.functional_call(call, {f"model.{k}": v for k, v in state.items()}, (x,))
+            grads = torch.autograd.grad(out.sum(), list(leaves.values()), allow_unused=True)
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError):  # the model does not bear it
+            return []
+    return [parameters[name] for name, grad in zip(leaves, grads, strict=True) if grad is None]
 
 
 class _Caller(nn.Module):

@@ -2,7 +2,17 @@
 
 from gmsop.models.attach import attach
 from gmsop.models.classifier import PooledClassifier
+from gmsop.models.foreign_loops import BalancedCrossEntropy, param_groups
 from gmsop.models.names import build_spec, create_model, list_models
 from gmsop.models.spec import ModelSpec
 
-__all__ = ["ModelSpec", "PooledClassifier", "attach", "build_spec", "create_model", "list_models"]
+__all__ = [
+    "BalancedCrossEntropy",
+    "ModelSpec",
+    "PooledClassifier",
+    "attach",
+    "build_spec",
+    "create_model",
+    "list_models",
+    "param_groups",
+]

@@ -16,6 +16,7 @@ from gmsop.heads import HEADS
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import describe_input
 from gmsop.models.spec import default_spec
+from gmsop.utils.options import Option, PositiveInt
 
 
 def attach(
@@ -56,6 +57,7 @@ def attach(
         ConfigError: an option that neither has, or values that cannot work; a backbone without a map or tokens to
             pool; weights that cannot be had.
     """
+    Option("in_chans", PositiveInt, 3).check(in_chans)
     known = set() if isinstance(head, nn.Module) else set(HEADS[head].options)
     of_head = {name: value for name, value in options.items() if name in known}
     of_backbone = {name: value for name, value in options.items() if name not in known}
@@ -63,18 +65,15 @@ def attach(
         _require_options("timm", of_backbone, known)
         made = TimmBackbone(backbone, in_chans, pretrained=pretrained, **of_backbone)
         trunk: BackboneModule = made
-        described: dict[str, Any] | None = of_backbone | _origin(made, of_backbone)
+        kind, described = "timm", of_backbone | _origin(made, of_backbone)
     elif pretrained:
         raise ConfigError("pretrained is for a backbone by its name; a module has the weights that it has")
     else:
-        trunk, described = _around(backbone, in_chans, of_backbone)
+        trunk, kind, described = as_backbone(backbone, in_chans, of_backbone)
     if isinstance(head, nn.Module):
         model = PooledClassifier(trunk, head, num_classes)
         describe_input(model)
         return model
-    kind = "module" if described is None else "timm"
-    if described is None:
-        described = {"note": _note(trunk)}
     spec = default_spec(kind, head, channels=trunk.num_features, **described, **of_head)
     spec = replace(spec, num_classes=num_classes, in_chans=trunk.in_chans)
     model = spec.build(trunk)
@@ -84,7 +83,8 @@ def attach(
 
 def _require_options(kind: str, given: dict[str, Any], known: set[str]) -> None:
     own = {**BACKBONES[kind].options}
-    own.pop("model", None)
+    for name in ("model", "note"):  # what only gmsop gives
+        own.pop(name, None)
     for name, value in given.items():
         if name not in own:
             raise ConfigError(f"there is no option {name!r}; there are {', '.join(sorted(known | set(own)))}")
@@ -101,25 +101,36 @@ def _origin(trunk: TimmBackbone, given: dict[str, Any]) -> dict[str, Any]:
     return {"model": name, "model_args": arguments}
 
 
-def _around(module: nn.Module, in_chans: int, options: dict[str, Any]) -> tuple[BackboneModule, dict[str, Any] | None]:
-    """Return the module as a backbone, and the options by which it is built again; None if it cannot be."""
+def as_backbone(
+    module: nn.Module, in_chans: int, options: dict[str, Any]
+) -> tuple[BackboneModule, str, dict[str, Any]]:
+    """Make a backbone of a module that is there.
+
+    Returns:
+        The backbone; its kind, "timm" where timm makes it again, else "module"; and the options that describe it.
+
+    Raises:
+        ConfigError: an option that it does not take; nothing to pool.
+    """
     if isinstance(module, BackboneModule):
         if options:
             raise ConfigError(f"the backbone is there: it takes no option {', '.join(options)}")
-        return module, None
+        return module, "module", {"note": note_of(module)}
     if hasattr(module, "forward_features") and getattr(module, "pretrained_cfg", None):
         if strange := sorted(set(options) - {"class_token"}):
             raise ConfigError(f"a timm model that is there takes class_token, not {', '.join(strange)}")
         trunk = TimmBackbone.around(module, **options)
         described = {**options, **_origin(trunk, {})}
-        return trunk, described if _is_built_again(trunk, described) else None
+        return (trunk, "timm", described) if _is_built_again(trunk, described) else (
+            trunk, "module", {**options, "note": note_of(trunk)}
+        )  # fmt: skip
+    _require_options("module", options, set())
+    own: dict[str, Any] = {}
     if (found := features_of(module)) is not None:
         module, own = found
-        options = {**own, **options}
-    try:
-        return GivenModule(module, in_chans=in_chans, **options), None
-    except TypeError as error:
-        raise ConfigError(f"a module as backbone: {error}") from error
+    taken = {**own, **options}
+    trunk_of = GivenModule(module, in_chans=in_chans, **taken)
+    return trunk_of, "module", {**taken, "note": note_of(trunk_of)}
 
 
 def _is_built_again(trunk: TimmBackbone, described: dict[str, Any]) -> bool:
@@ -133,7 +144,8 @@ def _is_built_again(trunk: TimmBackbone, described: dict[str, Any]) -> bool:
     return shapes[0] == shapes[1] and repr(trunk.model) == repr(again.model)
 
 
-def _note(trunk: BackboneModule) -> str:
+def note_of(trunk: BackboneModule) -> str:
+    """Describe a backbone that cannot be built again, so that another is not taken for it."""
     inner = getattr(trunk, "model", trunk)
     parameters = sum(p.numel() for p in inner.parameters())
     return f"{type(inner).__name__} with {parameters:,} parameters, {trunk.num_features} channels, {trunk.output_fmt}"

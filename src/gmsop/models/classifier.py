@@ -96,7 +96,8 @@ class PooledClassifier(nn.Module, PyTorchModelHubMixin):
         self.num_classes = num_classes
         if self.spec is not None:
             self.spec = replace(self.spec, num_classes=num_classes)
-        self.pretrained_cfg.pop("label_names", None)  # of the classes before
+        self.pretrained_cfg.pop("label_names", None)  # they were of the classes before
+        self.pretrained_cfg["num_classes"] = num_classes
         self.fc: nn.Module = nn.Identity()
         if num_classes:
             like = next(self.backbone.parameters())

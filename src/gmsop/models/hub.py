@@ -1,11 +1,14 @@
 """Models as folders that timm, and the Hugging Face hub, understand: weights, `config.json`, a model card."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import tell_timm
 from gmsop.models.spec import body_name
+from gmsop.utils.files import writing
 
 CARD = """---
 library_name: timm
@@ -30,8 +33,8 @@ model = gmsop.load_model("hf-hub:USER/NAME")
 """
 
 
-def save_folder(model: PooledClassifier, folder: str | Path, figures: str = "", safe: bool = True) -> None:
-    """Write weights, `config.json` and a card (`README.md`) into a folder.
+def save_folder(model: PooledClassifier, folder: str | Path, figures: str = "") -> None:
+    """Write weights, `config.json` and a model card (`README.md`) into a folder.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import gmsop`, gives the same model.
 
@@ -48,9 +51,28 @@ def save_folder(model: PooledClassifier, folder: str | Path, figures: str = "", 
             "a backbone or head that gmsop cannot build again makes no folder for timm: gmsop.save_model keeps the head"
         )
     tell_timm(model)
-    save_for_hf(model, str(folder), safe_serialization=safe)
+    own: Any = model
+    save_for_hf(model, str(folder), model_args=own._model_args, safe_serialization=True)
+    (Path(folder) / "README.md").write_text(_card(model, figures), encoding="utf-8")
+
+
+def describe_folder(model: PooledClassifier, folder: Path, figures: str) -> None:
+    """Write `config.json` and the card beside weights that lie in the folder already, in `model.safetensors`.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    with TemporaryDirectory() as aside:
+        save_folder(model, aside, figures)
+        for name in ("config.json", "README.md"):
+            with writing(folder / name) as temporary:
+                temporary.write_bytes((Path(aside) / name).read_bytes())
+
+
+def _card(model: PooledClassifier, figures: str) -> str:
     spec = model.spec
-    text = CARD.format(
+    assert spec is not None
+    return CARD.format(
         name=spec.name,
         head=spec.head,
         backbone=body_name(spec),
@@ -59,7 +81,6 @@ def save_folder(model: PooledClassifier, folder: str | Path, figures: str = "", 
         size=model.pretrained_cfg["input_size"][1],
         figures=figures,
     )
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
 
 
 def from_folder_or_hub(source: str | Path, revision: str | None = None) -> PooledClassifier:

@@ -85,8 +85,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in named_specs() if fnmatch(name, pattern)]
 
 
-def build_spec(spec: ModelSpec) -> PooledClassifier:
+def build_spec(spec: ModelSpec, trunk: BackboneModule | None = None) -> PooledClassifier:
     """Build the model that a description is of, with random weights and timm's `pretrained_cfg`.
+
+    Args:
+        trunk: the backbone, where it is there already.
 
     Raises:
         UnknownNameError: no such backbone or head.
@@ -96,7 +99,7 @@ def build_spec(spec: ModelSpec) -> PooledClassifier:
     if (spec.backbone, spec.head) != (named.backbone, named.head):
         other = f"{spec.head} on {spec.backbone}"
         raise ConfigError(f"{spec.name} is a {named.head} model on {named.backbone}, not {other}")
-    model = spec.build()
+    model = spec.build(trunk)
     describe_input(model)
     return model
 
@@ -109,6 +112,7 @@ def describe_input(model: PooledClassifier) -> None:
     if own:  # a timm model's; what is said of its weights and its classifier is not true of this model
         kept = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "first_conv")
         cfg = {key: own[key] for key in kept if key in own} | {"first_conv": _prefixed(own.get("first_conv"), "model.")}
+        cfg |= {key: tuple(cfg[key]) for key in ("mean", "std")}  # a file of JSON gives lists
         cfg["input_size"] = (model.in_chans, *trunk.input_size)  # type: ignore[misc]
     elif spec is not None and BACKBONES[spec.backbone].input:
         cfg = dict(BACKBONES[spec.backbone].input)
@@ -136,7 +140,7 @@ def _fit_input(model: PooledClassifier) -> None:
         cfg["input_size"] = (channels, *cfg["input_size"][1:])
     if len(cfg.get("label_names") or ()) not in (0, model.num_classes):
         cfg.pop("label_names")
-    cfg["pool_size"] = None
+    cfg["num_classes"], cfg["pool_size"] = model.num_classes, None
     if isinstance(trunk, BackboneModule) and trunk.output_fmt != "NLC":
         cfg["pool_size"] = trunk.map_size(*cfg["input_size"][1:])
     if model.spec is not None:

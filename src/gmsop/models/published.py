@@ -52,3 +52,26 @@ PARAMETER_NOTES = {
     ),
 }
 """Models whose parameter count does not round to the authors' number, and why."""
+
+
+class System(NamedTuple):
+    """A network at 224 pixels, as its own authors and those of iSQRT-COV published it."""
+
+    multiply_adds: float
+    """Billions of multiply-adds of one image, with average pooling."""
+    gap: float
+    """Top-1 error in percent with average pooling, single centre crop."""
+    isqrt_cov: float | None = None
+    """Top-1 error with iSQRT-COV in its paper."""
+    isqrt_cov_released: float | None = None
+    """Top-1 error of the weights in its repository."""
+
+
+SYSTEMS = {
+    "resnet50": System(4.1, 23.9, 22.14, 21.71),
+    "resnext50_32x4d": System(4.1, 22.2),
+    "resnet101": System(7.8, 22.0, 21.21, 20.99),
+    "resnext101_32x4d": System(7.8, 21.2),
+    "resnext101_64x4d": System(15.6, 20.4),
+}
+"""ImageNet-1k at 224 pixels, by timm's names. Facts, none of them measured here."""

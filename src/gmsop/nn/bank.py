@@ -96,10 +96,10 @@ def _is_same(pool: nn.Module, other: nn.Module) -> bool:
     """Return whether two poolings compute the same, without parameters and without hooks, in all their submodules."""
     if type(pool) is not type(other) or pool._parameters or pool._buffers or _is_changed(pool):
         return False
-    if len(pool._modules) != len(other._modules) or _settings(pool) != _settings(other):
+    if pool._modules.keys() != other._modules.keys() or _settings(pool) != _settings(other):
         return False
-    children = zip(pool._modules.items(), other._modules.items(), strict=True)
-    return all(name == its_name and _is_same(child, its) for (name, child), (its_name, its) in children)  # type: ignore[arg-type]
+    children = [(child, other._modules[name]) for name, child in pool._modules.items()]
+    return all(a is b or (a is not None and b is not None and _is_same(a, b)) for a, b in children)
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

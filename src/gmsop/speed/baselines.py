@@ -38,6 +38,12 @@ def eigh(x: Tensor, num_iters: int = 3) -> Tensor:
     return triu_vectorize(eigh_sqrt(plain_covariance(x)))
 
 
+def torch_root(x: Tensor, num_iters: int = 3) -> Tensor:
+    """Compute the exact root by PyTorch's own function, from 2.14 on."""
+    root: Any = torch.linalg
+    return triu_vectorize(root.matrix_sqrth(plain_covariance(x)))
+
+
 def stored(x: Tensor, num_iters: int = 3) -> Tensor:
     """Compute second-order pooling the way the public fast MPN-COV layer does.
 

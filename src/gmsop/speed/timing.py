@@ -35,6 +35,8 @@ class Measurement:
     """Most memory taken at once beyond what was there before."""
     ratio: float
     """Speed relative to the first candidate: the median, over the rounds, of the first one's time over this one's."""
+    note: str = ""
+    """What else is to be said of the candidate."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""

@@ -7,8 +7,9 @@ import yaml
 
 from gmsop.engine.messages import warn
 from gmsop.errors import DataError
+from gmsop.models.hub import describe_folder
 from gmsop.runs.curves import plot_curves
-from gmsop.runs.environment import note_start
+from gmsop.runs.environment import note_start, read_starts
 from gmsop.runs.metrics import read_metrics, set_aside_damaged, total_seconds
 from gmsop.training.checkpoints import BEST, clear_away, go_on_from, write_validation
 from gmsop.training.clock import TIMING
@@ -63,12 +64,27 @@ def finish_folder(out: Path, recipe: Recipe) -> None:
     """
     if not (out / BEST).exists():
         raise WriteError(f"no checkpoint of the run in {out} could be written: there is nothing to keep")
-    save_model(load_model(out / BEST), out / WEIGHTS)
+    model = load_model(out / BEST)
+    save_model(model, out / WEIGHTS)
     write_validation(out)
     try:
+        describe_folder(model, out, _figures(out, recipe))
         plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
-    except (OSError, DataError) as error:  # a picture is not worth failing for
+    except (OSError, DataError) as error:  # neither is worth failing for
         warn(str(error))
+
+
+def _figures(out: Path, recipe: Recipe) -> str:
+    """What the model card says of the run: the errors of the best epoch."""
+    rows = read_metrics(out / "metrics.csv")
+    best = min(rows, key=lambda epoch: (rows[epoch]["val/top1_error"], epoch))
+    starts = read_starts(out / "environment.json")
+    data = Path(str(starts[-1]["data"])).name if starts else "unknown"
+    return (
+        f"Trained on the set {data} for {recipe.total_epochs} epochs. On its validation images, after epoch {best + 1} "
+        f"(the best, by this very measure): top-1 error {rows[best]['val/top1_error']:.2f} %, top-5 error "
+        f"{rows[best]['val/top5_error']:.2f} %."
+    )
 
 
 def seconds_of(out: Path) -> float:

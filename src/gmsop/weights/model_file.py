@@ -14,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gmsop.backbones.protocol import BackboneModule
 from gmsop.errors import CheckpointError, ConfigError, GmsopError
 from gmsop.models import ModelSpec, PooledClassifier, build_spec
+from gmsop.models.attach import as_backbone
+from gmsop.models.hub import from_folder_or_hub
 from gmsop.models.names import named_spec
 from gmsop.utils.files import writing
 from gmsop.weights.training_file import first_line, read_training_checkpoint
@@ -57,25 +60,55 @@ def spec_of(description: dict[str, Any]) -> ModelSpec:
     return spec.with_options(**arguments)
 
 
-def rebuild(description: dict[str, Any], state: dict[str, Tensor], source: str | Path) -> PooledClassifier:
-    """Build the model that `describe` described, with its weights, in evaluation mode.
+def rebuild(
+    description: dict[str, Any], state: dict[str, Tensor], source: str | Path, backbone: nn.Module | None = None
+) -> PooledClassifier:
+    """Build the model of a `describe`, with its weights, in evaluation mode.
+
+    Args:
+        backbone: the module that the head sat on, where gmsop cannot build it.
 
     Raises:
-        CheckpointError: the description is not one of gmsop's, or the weights are not those of its model (all named).
+        CheckpointError: the weights are not those of the model described; the entries are named. The head sat on a
+            module that is not given, or on another one.
     """
     try:
         spec = spec_of(description)
         _check_input(description["input"], spec)
-        model = build_spec(spec)
         extra = {k: tuple(v) if k in ("mean", "std", "input_size") else v for k, v in description["input"].items()}
+        trunk = _given(backbone, spec, source)
+        model = build_spec(spec, trunk)
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, GmsopError) as error:
         raise CheckpointError(f"{source}: the description of the model is not one of gmsop's ({error})") from error
     model.pretrained_cfg.update(extra, num_classes=model.num_classes)
     dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
-    if len(dtypes) == 1:  # the model was saved in this precision as a whole
+    if len(dtypes) == 1:  # a model saved in another precision is one
         model.to(dtypes.pop())
     load_state(model, state, source)
     return model.eval()
+
+
+def _given(backbone: nn.Module | None, spec: ModelSpec, source: str | Path) -> BackboneModule | None:
+    """Make a backbone of the module that a head sat on."""
+    if spec.backbone != "module":
+        if backbone is not None:
+            raise CheckpointError(f"{source}: gmsop builds the backbone of this model itself: leave out backbone")
+        return None
+    note = spec.backbone_options["note"]
+    if backbone is None:
+        raise CheckpointError(
+            f"{source}: a head that sat on a module which gmsop cannot build ({note}): build it and pass it, "
+            "gmsop.load_model(path, backbone=module)"
+        )
+    options = {k: v for k, v in spec.backbone_options.items() if k != "note"}
+    if hasattr(backbone, "forward_features") and getattr(backbone, "pretrained_cfg", None):
+        options = {"class_token": options["class_token"]}
+    trunk, _, described = as_backbone(backbone, spec.in_chans, options)
+    if described.get("note", note) != note:
+        raise CheckpointError(f"{source}: the head sat on another module: {note}, given is {described['note']}")
+    return trunk
 
 
 def _check_input(cfg: dict[str, Any], spec: ModelSpec) -> None:
@@ -100,10 +133,21 @@ def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | 
     Raises:
         CheckpointError: entries missing, left over, or of another shape.
     """
-    if text := _differences(model.state_dict(), state):
+    if text := _differences(_own_state(model), state):
         name = model.pretrained_cfg.get("architecture", "this model")
         raise CheckpointError(f"{source}: the weights are not those of {name}: {text}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=not _is_on_module(model))
+
+
+def _is_on_module(model: PooledClassifier) -> bool:
+    """Whether the backbone is a module that gmsop cannot build: its weights are its user's business."""
+    return model.spec is not None and model.spec.backbone == "module"
+
+
+def _own_state(model: PooledClassifier) -> dict[str, Tensor]:
+    """The tensors that a file of the model holds."""
+    state = model.state_dict()
+    return {k: v for k, v in state.items() if not k.startswith("backbone.")} if _is_on_module(model) else state
 
 
 def _differences(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str:
@@ -126,8 +170,8 @@ def _require_described(model: PooledClassifier, spec: ModelSpec) -> None:
     Its `ModelSpec` holds constructor arguments only; what was set later would not be saved.
     """
     with torch.device("meta"):
-        built = build_spec(spec)
-    text = _differences(built.state_dict(), model.state_dict())
+        built = build_spec(spec, model.backbone if _is_on_module(model) else None)  # type: ignore[arg-type]
+    text = _differences(_own_state(built), _own_state(model))
     own, wanted = _settings(model), _settings(built)
     changed = [key for key in wanted | own if own.get(key) != wanted.get(key)]
     if text := text or ", ".join(f"{key} is {own.get(key)}" for key in changed[:4]):
@@ -144,14 +188,19 @@ def _settings(model: PooledClassifier) -> dict[str, Any]:
         dot = f"{place}." if place else ""
         found[f"{dot}class"] = "BatchNorm" if isinstance(module, _BATCH_NORMS) else type(module).__name__
         for name, value in vars(module).items():
-            if not name.startswith("_") and name not in UNCHECKED and isinstance(value, _PLAIN):
+            if not name.startswith("_") and name not in UNCHECKED and _is_plain(value):
                 found[f"{dot}{name}"] = value
     return found
 
 
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
+
+
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 """Modules that answer alike in evaluation."""
-_PLAIN = (int, float, str, tuple, list, type(None))
 
 
 def save_model(model: PooledClassifier, path: str | Path) -> None:
@@ -166,13 +215,15 @@ def save_model(model: PooledClassifier, path: str | Path) -> None:
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile wraps the model
     if not isinstance(model, PooledClassifier) or model.spec is None:
-        raise ConfigError(f"save_model takes a model of gmsop.create_model, got a {type(model).__name__}")
+        own = " with a head or backbone of one's own" if isinstance(model, PooledClassifier) else ""
+        kind = type(model).__name__
+        raise ConfigError(f"save_model takes a model of gmsop.create_model or gmsop.attach, got a {kind}{own}")
     description = describe(model)
     assert model.spec is not None
     _check_input(description["input"], model.spec)
     _require_described(model, model.spec)
     # These are copies, since safetensors refuses tensors that share memory, as those of tied components do.
-    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in _own_state(model).items()}
     with writing(path) as temporary:
         try:
             save_file(state, temporary, metadata={"gmsop": json.dumps(description)})
@@ -180,11 +231,14 @@ def save_model(model: PooledClassifier, path: str | Path) -> None:
             raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
 
 
-def load_model(path: str | Path, averaged: bool = True) -> PooledClassifier:
-    """Load the model in a `.safetensors` file of `save_model`, or in a training checkpoint, in evaluation mode.
+def load_model(path: str | Path, averaged: bool = True, backbone: nn.Module | None = None) -> PooledClassifier:
+    """Load a model in evaluation mode.
 
     Args:
+        path: a `.safetensors` file of `save_model`, a training checkpoint, a run's folder, a folder of
+            `save_pretrained` or of timm's `save_for_hf`, or "hf-hub:user/name".
         averaged: if a training checkpoint also holds an average of the weights, take the average. False: the weights.
+        backbone: the module that a head sat on, where gmsop cannot build it; its weights are taken as they are.
 
     Returns:
         The model in the dtype it was saved in; in float32 where there were several.
@@ -192,24 +246,40 @@ def load_model(path: str | Path, averaged: bool = True) -> PooledClassifier:
     Raises:
         CheckpointError: the file is missing, truncated, or no model of gmsop's.
     """
+    if str(path).startswith("hf-hub:"):
+        return from_folder_or_hub(str(path))
     path = Path(path)
     if path.is_dir():
-        raise CheckpointError(f"{path}: a folder; name the file in it, such as {path / 'model.safetensors'}")
+        file = path / "model.safetensors"
+        if (path / "config.json").is_file() and not _is_ours(file):
+            return from_folder_or_hub(path)
+        if not file.is_file():
+            raise CheckpointError(f"{path}: a folder without {file.name}; name the file in it")
+        path = file
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
         if path.suffix == ".ckpt":
-            return _load_training_checkpoint(path, averaged)
+            return _load_training_checkpoint(path, averaged, backbone)
         if not averaged:
             raise CheckpointError(f"{path} holds one set of weights; both are in a run's .ckpt files")
-        return _load_safetensors(path)
+        return _load_safetensors(path, backbone)
     except GmsopError:
         raise
     except Exception as error:  # the file is whole, but what it says makes no sense
         raise CheckpointError(f"{path}: not written by gmsop, or damaged ({first_line(error)})") from error
 
 
-def _load_safetensors(path: Path) -> PooledClassifier:
+def _is_ours(file: Path) -> bool:
+    """Whether the file holds a description of a model of gmsop's."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return "gmsop" in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _load_safetensors(path: Path, backbone: nn.Module | None) -> PooledClassifier:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -221,13 +291,13 @@ def _load_safetensors(path: Path) -> PooledClassifier:
             f"{path}: holds weights but no description of a gmsop model. Build the model and use load_state_dict, "
             "or write the file with gmsop.save_model"
         )
-    return rebuild(json.loads(metadata["gmsop"]), state, path)
+    return rebuild(json.loads(metadata["gmsop"]), state, path, backbone)
 
 
-def _load_training_checkpoint(path: Path, averaged: bool) -> PooledClassifier:
+def _load_training_checkpoint(path: Path, averaged: bool, backbone: nn.Module | None) -> PooledClassifier:
     checkpoint = read_training_checkpoint(path)
     prefix, entry = "model.", "state_dict" if averaged else "current_model_state"
     if entry not in checkpoint:
         raise CheckpointError(f"{path}: holds no average of the weights, only the weights: its recipe has no ema_decay")
     state = {k.removeprefix(prefix): v for k, v in checkpoint[entry].items() if k.startswith(prefix)}
-    return rebuild(checkpoint["gmsop"]["model"], state, path)
+    return rebuild(checkpoint["gmsop"]["model"], state, path, backbone)

@@ -61,14 +61,15 @@ def run(args: Namespace) -> None:
                         with writing(args.json) as file:
                             file.write_text(json.dumps({**about, "tables": figures}, indent=1))
         out.print(f"\n{(TABLES[name].__doc__ or name).splitlines()[0]}")
-        table = Table("case", "candidate", "error", "ms", "+-", "peak MiB", "ratio", box=None)
-        for column in table.columns[2:]:
+        more = ["note"] if any(row.note for row in rows) else []
+        table = Table("case", "candidate", "error", "ms", "+-", "peak MiB", "ratio", *more, box=None)
+        for column in table.columns[2:7]:
             column.justify = "right"
         for i, row in enumerate(rows):
             case = row.case if not i or rows[i - 1].case != row.case else ""
             table.add_row(
                 case, row.candidate, f"{row.error:.0e}", f"{row.milliseconds:.2f}", f"{row.spread:.2f}",
-                f"{row.peak_mib:.0f}", f"{row.ratio:.2f}",
+                f"{row.peak_mib:.0f}", f"{row.ratio:.2f}", *([row.note] if row.note else []),
             )  # fmt: skip
         out.print(table)
     out.print(

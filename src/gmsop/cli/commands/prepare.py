@@ -71,5 +71,5 @@ def run(args: Namespace) -> None:
     )
     for split in meta["splits"]:
         labels = PackedDataset(path, split, verify=False).labels
-        found = np.bincount(labels, minlength=len(meta["class_names"]))
-        out.print(f"{split}: {found.min():,} to {found.max():,} images per class")
+        found: list[int] = np.bincount(labels, minlength=len(meta["class_names"])).tolist()
+        out.print(f"{split}: {min(found):,} to {max(found):,} images per class")

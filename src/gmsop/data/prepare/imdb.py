@@ -144,7 +144,7 @@ def _hdf5(source: Path, file: Any) -> _Imdb:
 def _matlab5(source: Path) -> _Imdb:
     import scipy.io
 
-    content = scipy.io.loadmat(source, squeeze_me=False, struct_as_record=True)
+    content: Any = scipy.io.loadmat(source, squeeze_me=False, struct_as_record=True)
     fields = (
         {f"images/{n}": content["images"][0, 0][n] for n in content["images"].dtype.names}
         if "images" in content

@@ -1,0 +1,1 @@
+"""This package reads the checkpoints of fast MPN-COV (iSQRT-COV), which PyTorch saved."""
