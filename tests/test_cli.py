@@ -67,6 +67,13 @@ def test_models(capsys):
     assert "38.21 / 17.01" in out
     assert "round to 10.4 M; the authors print 10.3 M" in out
     assert "wrn36_2" not in out
+    status, out, _ = gmsop_(capsys, "models", "--backbone", "resnet50")
+    assert status == 0
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line.split()[1:]}
+    assert table["gap"][1:6] == ["25,557,032", "8.18", "2048", "23.9,", "4.1"]
+    assert table["sr_sop"][3:5] == ["8256", "22.14"]
+    status, _, err = gmsop_(capsys, "models", "--backbone", "resnet51")
+    assert (status, "unknown timm model 'resnet51'. Nearest: resnet51q, resnet50" in err) == (1, True)
     status, _, err = gmsop_(capsys, "models", "gm_soup")
     assert status == 1
     assert "unknown model 'gm_soup'" in err

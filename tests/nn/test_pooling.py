@@ -4,7 +4,7 @@ from torch import nn
 
 from compare import relative_error
 from gmsop.errors import ConfigError
-from gmsop.nn import GlobalAvgPool, ISqrtCovPool, ParametricGAP, ParametricSOP
+from gmsop.nn import GatedMixture, GlobalAvgPool, ISqrtCovPool, ParametricGAP, ParametricSOP
 from gmsop.ops.second_order import reference
 
 
@@ -80,6 +80,46 @@ def test_he_initialisation():
 def test_features_of_other_channels_than_announced_are_refused():
     with pytest.raises(ConfigError, match=r"expected features \(B, 5, H, W\), got shape \(2, 3, 4, 4\)"):
         ISqrtCovPool(5)(torch.randn(2, 3, 4, 4))
+
+
+LAYERS = {
+    "gap": GlobalAvgPool,
+    "isqrt": ISqrtCovPool,
+    "isqrt of 6": lambda: ISqrtCovPool(6, 4),
+    "gap component": lambda: ParametricGAP(6, 4),
+    "sop component": lambda: ParametricSOP(6, 8, 4),
+    "gm_gap": lambda: GatedMixture.first_order(6, num_components=4, reduced_dim=8),
+    "gm_sop": lambda: GatedMixture.second_order(6, num_components=4, hidden_dim=8, reduced_dim=4),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_is_no_map_is_refused(layer):
+    """Another layout would be pooled over the wrong axes, and nothing would show it."""
+    pool = LAYERS[layer]().eval()
+    for wrong, says in (
+        (torch.randn(2, 49, 6), r"map of features \(B, C, H, W\), got shape \(2, 49, 6\); tokens"),
+        (torch.randn(2, 6), r"map of features \(B, C, H, W\), got shape \(2, 6\)"),
+        (torch.randint(9, (2, 6, 7, 7)), "expected floating-point features, got torch.int64"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            pool(wrong)
+    if layer not in ("gap", "isqrt"):  # which take any number of channels
+        with pytest.raises(ConfigError, match=r"channels come second, not last: x\.permute\(0, 3, 1, 2\)"):
+            pool(torch.randn(2, 7, 7, 6))
+    if "gap" not in layer:
+        with pytest.raises(ConfigError, match=r"the map \(2, \d+, 1, 1\) has 1 position, of which there is no covar"):
+            pool(torch.randn(2, 6, 1, 1))
+    assert pool(torch.randn(0, 6, 7, 7)).shape[0] == 0
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_features_kept_in_half_precision(layer):
+    pool = LAYERS[layer]().eval()
+    x = torch.randn(2, 6, 5, 5)
+    found = pool(x.half())
+    assert found.dtype == (torch.float16 if layer in ("gap", "isqrt") else torch.float32)
+    assert relative_error(found, pool(x)) < 1e-2
 
 
 def test_symbolic_tracing_takes_the_pooling_as_one_operation():

@@ -14,6 +14,7 @@ import yaml
 from child import be_rank, free_port
 from global_step import PREFERENCES, Step, batch
 from tiny import recipe, same, weights
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from compare import relative_error
@@ -21,6 +22,7 @@ from gmsop.data import PackedDataset, val_loader
 from gmsop.errors import ConfigError
 from gmsop.evaluation.error_rates import EvaluationTask, evaluate
 from gmsop.models.names import create_model
+from gmsop.ops import balance_loss
 from gmsop.runs.metrics import read_metrics
 from gmsop.training.resume import require_same_start
 from gmsop.training.run import train
@@ -29,9 +31,10 @@ from gmsop.training.totals import epoch_means
 from gmsop.weights.model_file import load_model, save_model
 from gmsop.weights.training_file import read_training_checkpoint
 
-pytestmark = pytest.mark.xdist_group("processes")  # each starts some: not two of these at a time
-
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
+pytestmark = [
+    pytest.mark.xdist_group("processes"),  # each starts some: not two of these at a time
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed"),
+]
 
 STD = (0.25, 0.25, 0.25)
 
@@ -56,6 +59,7 @@ def one_rank(rank: int, folder: str, set_path: str, port: int) -> None:
         loss.backward()
         sums = step.task.totals.gather()
         found[name] = {"loss": loss.detach(), "gradients": step.gradients(), "totals": sums}
+    found["balance"] = [balance_gradients(own, share) for own in (True, False)]
     found["starts"] = []
     for step in (3, 3 * rank):
         try:
@@ -72,6 +76,18 @@ def one_rank(rank: int, folder: str, set_path: str, port: int) -> None:
                            "chosen": result.usage.chosen, "weight": result.usage.weight}  # fmt: skip
     torch.save(found, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def balance_gradients(own: bool, share: slice) -> list[torch.Tensor]:
+    """The gate's gradients under DDP, with the balance loss added by the mixture itself, or by hand."""
+    model = Step(PREFERENCES["everyone"][share], 2).task.model.train()
+    model.pool.balance_weight = 12.5 if own else 0.0
+    parallel = DistributedDataParallel(model)
+    images, labels = batch()
+    logits, routing = parallel(images[share].double().permute(0, 3, 1, 2) / 255, return_routing=True)
+    loss = F.cross_entropy(logits, labels[share])
+    (loss if own else loss + 12.5 * balance_loss(routing.dense, across_ranks=True)).backward()
+    return [p.grad for p in model.gate.parameters() if p.requires_grad]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +115,14 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(ranks, name):
     assert (chosen == 0).tolist() == [False, False, name == "all starve", False]
     if name == "one rank starves":
         assert (found[0]["totals"]["chosen"] == 0).tolist() == [[False, False, True, True], [True, True, False, False]]
+
+
+def test_a_mixtures_own_balance_loss_is_that_of_all_ranks(ranks):
+    (own, by_hand), other = ranks[1][0]["balance"], ranks[1][1]["balance"]
+    for a, b, c in zip(own, by_hand, other[0], strict=True):
+        assert relative_error(a, b) < 1e-12
+        assert torch.equal(a, c)
+        assert a.norm() > 0
 
 
 @pytest.mark.parametrize("name", PREFERENCES)

@@ -2,6 +2,8 @@ import re
 import sys
 
 import pytest
+import timm
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import recipe, same, weights
 
@@ -66,6 +68,26 @@ def test_what_a_run_shows(small_set, tmp_path, monkeypatch, capsys, terminal):
         assert re.search(r"epoch 1, 33 % loss \d\.\d{3} error \d+\.\d %", text)
         assert re.search(r"epoch 1, 67 % loss .* images/s \d+", text)
     assert "nan" not in text
+
+
+def test_timm_gives_a_runs_folder_the_same_error(run, small_set):
+    """Nothing but the folder says how its images are prepared."""
+    model = timm.create_model(f"local-dir:{run.folder}", pretrained=True).eval()
+    config = timm.data.resolve_data_config(model=model)
+    val = PackedDataset(small_set, "val")
+    wrong = 0
+    with torch.no_grad():
+        for image, label in (val[i] for i in range(len(val))):
+            x = torch.as_tensor(image).permute(2, 0, 1) / 255 - torch.tensor(config["mean"])[:, None, None]
+            wrong += int(model((x / torch.tensor(config["std"])[:, None, None])[None]).argmax() != label)
+    assert 100 * wrong / len(val) == pytest.approx(run.best_top1_error)
+    assert tuple(config["mean"]) != timm.data.IMAGENET_DEFAULT_MEAN
+    assert config["input_size"] == (3, 64, 64)
+    assert list(model.pretrained_cfg["label_names"]) == val.class_names
+    assert torch.equal(load_model(run.folder).fc.weight, model.fc.weight)
+    card = (run.folder / "README.md").read_text()
+    assert f"top-1 error {run.best_top1_error:.2f} %" in card
+    assert "license" not in card
 
 
 def test_the_best_checkpoint_is_the_exported_model(run, small_set):

@@ -17,9 +17,10 @@ from compare import relative_error
 from gmsop.training import build
 from gmsop.training.run import train
 
-pytestmark = pytest.mark.xdist_group("processes")  # each starts some: not two of these at a time
-
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
+pytestmark = [
+    pytest.mark.xdist_group("processes"),  # each starts some: not two of these at a time
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed"),
+]
 
 
 def statistics(step: Step) -> dict[str, torch.Tensor]:

@@ -191,7 +191,22 @@ class PooledClassifier(nn.Module, PyTorchModelHubMixin):
         save_folder(self, save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "PooledClassifier":
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: Any,
+        force_download: bool,
+        local_files_only: bool,
+        token: Any,
+        **arguments: Any,
+    ) -> "PooledClassifier":
         from gmsop.models.hub import from_folder_or_hub
 
-        return from_folder_or_hub(model_id, options.get("revision"))
+        if force_download or local_files_only or token is not None:
+            raise ConfigError(
+                "timm downloads, and takes neither force_download nor local_files_only nor token: set HF_HUB_OFFLINE, "
+                "or HF_TOKEN, or log in with `hf auth login`"
+            )
+        return from_folder_or_hub(model_id, revision, cache_dir=cache_dir, **arguments)

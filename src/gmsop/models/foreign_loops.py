@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,11 +20,12 @@ class BalancedCrossEntropy(nn.Module):
 
     Args:
         model: a `PooledClassifier`, or what wraps one.
-        balance_weight: weight against a cross-entropy SUMMED over the batch, as the paper states it.
+        balance_weight: weight against a cross-entropy SUMMED over the batch of all ranks, as the paper states it. Where
+            n passes are accumulated to one step, give a share of 1 / n.
         label_smoothing: share of the target spread evenly over all classes.
 
     Raises:
-        ConfigError: there is no `PooledClassifier` in `model`.
+        ConfigError: there is no `PooledClassifier` in `model`, or its mixture adds the balance loss by itself.
 
     Source: GM-SOP (NeurIPS 2018), equation 6.
     """
@@ -32,9 +34,10 @@ class BalancedCrossEntropy(nn.Module):
         super().__init__()
         self.balance_weight, self.label_smoothing = balance_weight, label_smoothing
         self._routing: Routing | None = None
-        gate = classifier_in(model).gate
-        if gate is not None:
-            gate.register_forward_hook(self._keep)
+        classifier = classifier_in(model)
+        require_no_balance_of_its_own(classifier)
+        if classifier.gate is not None:
+            classifier.gate.register_forward_hook(self._keep)
 
     def _keep(self, gate: nn.Module, inputs: Any, routing: Routing) -> None:
         self._routing = routing if gate.training else None
@@ -44,7 +47,25 @@ class BalancedCrossEntropy(nn.Module):
         routing, self._routing = self._routing, None
         if routing is None:
             return loss
-        return loss + self.balance_weight / len(logits) * balance_loss(routing.dense, across_ranks=True)
+        return loss + balance_term(routing, self.balance_weight)
+
+
+def balance_term(routing: Routing, balance_weight: float) -> Tensor:
+    """Return what is added to a mean cross-entropy: `balance_weight` / images of all ranks times the balance loss."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    ranks = torch.distributed.get_world_size() if there else 1
+    return balance_weight / (ranks * len(routing.dense)) * balance_loss(routing.dense, across_ranks=True)
+
+
+def require_no_balance_of_its_own(model: PooledClassifier) -> None:
+    """Refuse to add the balance loss of a mixture that adds it by itself.
+
+    Raises:
+        ConfigError: the model's mixture has a `balance_weight`.
+    """
+    own = getattr(model.pool, "balance_weight", 0.0)
+    if own:
+        raise ConfigError(f"the mixture adds its balance loss by itself, with balance_weight {own}: twice is too often")
 
 
 def param_groups(

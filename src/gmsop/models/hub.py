@@ -12,7 +12,6 @@ from gmsop.utils.files import writing
 
 CARD = """---
 library_name: timm
-license: apache-2.0
 tags:
 - image-classification
 - timm
@@ -83,8 +82,11 @@ def _card(model: PooledClassifier, figures: str) -> str:
     )
 
 
-def from_folder_or_hub(source: str | Path, revision: str | None = None) -> PooledClassifier:
+def from_folder_or_hub(source: str | Path, revision: str | None = None, **arguments: Any) -> PooledClassifier:
     """Read a model from such a folder, or from the hub: "hf-hub:user/name" or "user/name".
+
+    Args:
+        arguments: of `timm.create_model`. Another `num_classes` makes a fresh classifier.
 
     Raises:
         CheckpointError: there is none, or it is no model of gmsop's.
@@ -98,7 +100,7 @@ def from_folder_or_hub(source: str | Path, revision: str | None = None) -> Poole
         name = text if text.startswith("hf-hub:") else f"hf-hub:{text}"
         name += f"@{revision}" if revision else ""
     try:
-        model = timm.create_model(name, pretrained=True)
+        model = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # no network, no such model, another file: each with an error of its own kind
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{text}: no model can be read there ({line})") from error

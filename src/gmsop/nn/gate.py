@@ -71,6 +71,7 @@ class TopKGate(nn.Module):
             raise ConfigError(f"top_k must be between 1 and num_components = {num_components}, got {top_k}")
         if not dims:
             raise ConfigError("TopKGate: dims needs at least one prediction layer")
+        self.in_channels = in_channels
         self.num_components = num_components
         self.top_k = top_k
         layers: list[nn.Module] = []

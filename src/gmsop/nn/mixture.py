@@ -35,7 +35,8 @@ class GatedMixture(nn.Module):
             1 / n for n accumulated passes, or by a gradient scaler's factor), set `balance_scale` to that number.
 
     Raises:
-        ConfigError: no component, or a gate for another number of them.
+        ConfigError: no component, or a gate for another number of them; in `forward`, something else than a map
+            (B, C, H, W).
 
     Source: GM-SOP (NeurIPS 2018), equation 1.
     """
@@ -85,7 +86,7 @@ class GatedMixture(nn.Module):
 
     def forward(self, x: Tensor, return_routing: bool = False) -> Any:
         """Return the mixture's vector (B, V); with `return_routing` a tuple of it and the gate's `Routing`."""
-        require_map("GatedMixture", x)
+        require_map("GatedMixture", x, self.gate.in_channels)
         x = in_dtype_of(self.gate.weight, x)
         routing = self.gate(x)
         out = like_input(self._mix(x, routing), x)

@@ -141,6 +141,9 @@ class ParametricSOP(nn.Module):
         reduced_dim: channels D after the second.
         num_iters: Newton-Schulz iterations.
 
+    Raises:
+        ConfigError: in `forward`, something else than a map (B, C, H, W) of at least two positions.
+
     Source: GM-SOP (NeurIPS 2018), section 3.2, "parametric SR-SOP".
     """
 
@@ -152,6 +155,7 @@ class ParametricSOP(nn.Module):
         num_iters: PositiveInt = 3,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.conv1 = nn.Conv2d(in_channels, hidden_dim, 1, bias=False)
         self.conv2 = nn.Conv2d(hidden_dim, reduced_dim, 1, bias=False)
         self.pool = ISqrtCovPool(reduced_dim, num_iters=num_iters)
@@ -160,6 +164,8 @@ class ParametricSOP(nn.Module):
         he_normal_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        require_map("ParametricSOP", x, self.in_channels, at_least=2)
+        x = in_dtype_of(self.conv1.weight, x)
         return self.pool(self.conv2(self.conv1(x).relu()).relu())
 
     def fusible(self) -> Fusible | None:
@@ -176,18 +182,23 @@ class ParametricGAP(nn.Module):
         in_channels: C.
         reduced_dim: channels D after the convolution, which has no bias.
 
+    Raises:
+        ConfigError: in `forward`, something else than a map (B, C, H, W).
+
     Source: GM-SOP (NeurIPS 2018), section 4.2, the component of GM-GAP.
     """
 
     def __init__(self, in_channels: int, reduced_dim: PositiveInt = 512) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.conv = nn.Conv2d(in_channels, reduced_dim, 1, bias=False)
         self.pool = GlobalAvgPool(reduced_dim)
         self.out_features = reduced_dim
         he_normal_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(self.conv(x).relu())
+        require_map("ParametricGAP", x, self.in_channels)
+        return self.pool(self.conv(in_dtype_of(self.conv.weight, x)).relu())
 
     def fusible(self) -> Fusible | None:
         """Return what `forward` computes; None for a subclass with a `forward` of its own."""

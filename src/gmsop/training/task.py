@@ -14,6 +14,7 @@ from gmsop.engine.messages import warn
 from gmsop.errors import TrainingError
 from gmsop.evaluation.error_rates import Evaluation, EvaluationTask
 from gmsop.models.classifier import PooledClassifier
+from gmsop.models.foreign_loops import require_no_balance_of_its_own
 from gmsop.ops import balance_loss
 from gmsop.training.augment import augment_pixels, mix, random_flip
 from gmsop.training.checkpoints import last_good
@@ -42,6 +43,7 @@ class TrainingTask(EvaluationTask):
 
     def __init__(self, model: PooledClassifier, recipe: Recipe, folder: Path | None = None, data: str = "") -> None:
         super().__init__(model)
+        require_no_balance_of_its_own(model)  # the recipe's stands for it
         self.recipe, self.folder, self.data = recipe, folder, data
         self.totals = EpochTotals(0 if model.gate is None else model.gate.num_components)
         self.row: dict[str, float] = {}
