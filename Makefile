@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest test-timm lint clean
 
 demo: .venv/installed ## train three heads on the bundled images, about four minutes on two cores
 	$(BIN)/gmsop demo
@@ -15,6 +15,12 @@ test-oldest: ## the tests on the oldest versions that pyproject.toml allows
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --disable-pip-version-check -c tests/oldest.txt -e . pytest pytest-xdist build hatchling
 	.venv-oldest/bin/python -m pytest
+
+# TorchScript is left out, and so is the test that downloads weights. -c: timm's settings name plugins that are not here.
+test-timm: .venv/installed-dev ## timm's own tests over gmsop's models: make test-timm TIMM=path/to/a/clone/of/timm
+	test -f "$(TIMM)/tests/test_models.py" || { echo "make test-timm TIMM=path/to/a/clone/of/timm"; exit 2; }
+	PYTHONPATH=tests:tests/models $(BIN)/python -m pytest -p timm_names -p no:cacheprovider -p no:warnings -c /dev/null \
+		--rootdir="$(TIMM)" "$(TIMM)/tests/test_models.py" -n 2 -q --tb=line -k "not torchscript and not test_model_inference"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

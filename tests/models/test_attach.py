@@ -59,6 +59,19 @@ def _through_timm(model, folder):
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
+def test_a_model_that_keeps_tensors_from_call_to_call():
+    """Shapes are found out without computing numbers, which must leave no tensor without numbers behind."""
+    assert attach("coat_tiny", "gap", 2).eval()(torch.randn(1, 3, 224, 224)).isfinite().all()
+
+
+def test_the_last_level_has_the_norm_that_stands_in_the_models_head():
+    model = attach("davit_tiny", "gap", 2).eval()
+    x = torch.randn(1, 3, 64, 64)
+    last, levels = model.forward_intermediates(x)
+    assert torch.equal(last, model.forward_features(x))
+    assert [level.shape[1] for level in levels] == [info["num_chs"] for info in model.feature_info]
+
+
 def test_the_head_sees_what_the_backbone_gives():
     model = attach("test_resnet", "sr_sop", 3).double().eval()
     x = torch.randn(2, 3, 96, 96, dtype=torch.double)

@@ -126,6 +126,15 @@ def test_rates_by_layer(name):
     create_optimizer_v2(model, "adamw", lr=1e-3, layer_decay=0.7)
 
 
+@pytest.mark.parametrize("how", ["getter", "fx"])
+def test_features_only_by_description(how):
+    spec = model_of("test_resnet").spec.to_dict()
+    levels = timm.create_model(
+        "gmsop", spec=spec, features_only=True, feature_cfg={"feature_cls": how}, out_indices=(1, 3)
+    )
+    assert levels.feature_info.channels() == [m.shape[1] for m in levels.eval()(torch.randn(1, 3, 96, 96))]
+
+
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", [*NAMED[:5], "test_resnet", "test_mambaout", "test_convnext"])
 def test_symbolic_tracing(name, train):

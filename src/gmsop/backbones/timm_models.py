@@ -89,7 +89,10 @@ class TimmBackbone(BackboneModule):
         cfg = cast(dict[str, Any], model.pretrained_cfg)
         self.in_chans = int(getattr(model, "in_chans", None) or _first_channels(model, cfg))
         self.class_token = class_token
-        self.feature_info = _plain_feature_info(model)
+        self.feature_info = [
+            {**level, "module": f"model.{level['module']}"} if level.get("module") else level
+            for level in _plain_feature_info(model)
+        ]
         self.input_size = size = _input_size(model, cfg)
         self.source, shape = _source(model, (self.in_chans, *size), self.num_features)
         if self.source == "intermediates":
@@ -165,7 +168,12 @@ class TimmBackbone(BackboneModule):
     def forward_intermediates(self, x: Tensor, *args: Any, **options: Any) -> Any:
         """Give the features of several levels: see timm's own method of the model."""
         own: Any = getattr(self.model, "forward_intermediates", None)
-        return super().forward_intermediates(x) if own is None else own(x, *args, **options)
+        if own is None:
+            return super().forward_intermediates(x)
+        found = own(x, *args, **options)
+        if self.source == "forward" and isinstance(found, tuple):  # the model's own norm may stand in its head
+            return self.model.forward_head(found[0]), found[1]  # type: ignore[operator]
+        return found
 
     def prune_intermediate_layers(self, *args: Any, **options: Any) -> list[int]:
         """Remove the layers after the last level that is asked for."""
@@ -182,10 +190,9 @@ def create_timm_model(name: str, pretrained: bool, **arguments: Any) -> nn.Modul
     """
     import timm
 
-    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:", "local_dir:")):
-        known = timm.list_models()
-        if name.partition(".")[0] not in known:
-            raise UnknownNameError.of("timm model", name, known)
+    is_elsewhere = name.startswith(("hf-hub:", "hf_hub:", "local-dir:", "local_dir:"))
+    if not is_elsewhere and not timm.is_model(name.partition(".")[0]):
+        raise UnknownNameError.of("timm model", name, timm.list_models())
     without_pooling: tuple[dict[str, Any], ...] = ({"global_pool": ""}, {})
     for pooling in without_pooling:
         try:
@@ -195,7 +202,7 @@ def create_timm_model(name: str, pretrained: bool, **arguments: Any) -> nn.Modul
         except GmsopError:
             raise
         except Exception as error:
-            if not pretrained and not name.startswith(("hf", "local")):
+            if not pretrained and not is_elsewhere:
                 raise ConfigError(f"timm cannot make {name} with {arguments}: {_line(error)}") from error
             raise ConfigError(
                 f"the weights of {name} cannot be had: {_line(error)}. Without a network there are pretrained=False, "
@@ -281,14 +288,12 @@ def _source(model: nn.Module, size: Sequence[int], channels: int) -> tuple[str, 
 
 def _shape_of(source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of one image's features, without computing numbers where possible; () for several tensors."""
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     with _evaluating(model), torch.no_grad():
         try:
-            state = {k: torch.empty_like(v, device="meta") for k, v in _tensors(model).items()}
-            x = torch.empty(1, *size, device="meta", dtype=next(model.parameters()).dtype)
-            out = torch.func.functional_call(_Caller(model, source), {f"model.{k}": v for k, v in state.items()}, (x,))
-        except (RuntimeError, NotImplementedError, TypeError, AttributeError):
-            out = source(model, torch.zeros(1, *size, device=device, dtype=next(model.parameters()).dtype))
+            out = source(_on_meta(model), torch.empty(1, *size, device="meta", dtype=like.dtype))
+        except Exception:  # the model has its own mind about devices
+            out = source(model, torch.zeros(1, *size, device=like.device, dtype=like.dtype))
     return tuple(out.shape) if isinstance(out, Tensor) else ()
 
 
@@ -296,33 +301,23 @@ def _without_gradient(model: nn.Module, source: str, size: Sequence[int]) -> lis
     """The parameters that the features do not depend on: those of layers that follow the pooling."""
     if source == "forward":
         return []
-    parameters = dict(model.named_parameters())
-    state = {k: torch.empty_like(v, device="meta") for k, v in _tensors(model).items()}
-    leaves = {name: state[name].requires_grad_() for name in parameters}
-    x = torch.empty(1, *size, device="meta", dtype=next(iter(parameters.values())).dtype)
     with _evaluating(model), torch.enable_grad():
         try:
-            call = _Caller(model, _SOURCES[source])
-            out = torch.func.functional_call(call, {f"model.{k}": v for k, v in state.items()}, (x,))
-            grads = torch.autograd.grad(out.sum(), list(leaves.values()), allow_unused=True)
-        except (RuntimeError, NotImplementedError, TypeError, AttributeError):  # the model does not bear it
+            copied = _on_meta(model).requires_grad_()
+            x = torch.empty(1, *size, device="meta", dtype=next(model.parameters()).dtype)
+            out = _SOURCES[source](copied, x)
+            grads = torch.autograd.grad(out.sum(), list(copied.parameters()), allow_unused=True)
+        except Exception:  # as above
             return []
-    return [parameters[name] for name, grad in zip(leaves, grads, strict=True) if grad is None]
+    return [parameter for parameter, grad in zip(model.parameters(), grads, strict=True) if grad is None]
 
 
-class _Caller(nn.Module):
-    """Call a source in a `forward`, since `functional_call` takes a module."""
-
-    def __init__(self, model: nn.Module, source: Callable[[nn.Module, Tensor], Any]) -> None:
-        super().__init__()
-        self.model, self.source = model, source
-
-    def forward(self, x: Tensor) -> Any:
-        return self.source(self.model, x)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _on_meta(model: nn.Module) -> nn.Module:
+    """Copy a model without its numbers. What it keeps from a call to the next is then the copy's, not its own."""
+    memo: dict[int, Any] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    for p in model.parameters():
+        memo[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+    return copy.deepcopy(model, memo)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, cast
 
 import timm
+import torch
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 
 from gmsop.backbones import BACKBONES
@@ -173,11 +174,19 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> PooledClassif
     image_size, pooling = kwargs.pop("img_size", None), kwargs.pop("global_pool", None)
     if pooling:
         raise ConfigError(f"{name} is made of its pooling head, which cannot become {pooling!r}; '' leaves it out")
-    levels = tuple(range(len(named_specs()[name].options["blocks"]) + 1)) if name != ARCHITECTURE else (0,)
-    how = {"feature_cls": "getter", "out_indices": levels}
+    how: dict[str, Any] = {"feature_cls": "getter"}
+    if kwargs.get("features_only"):
+        with torch.device("meta"):
+            how["out_indices"] = tuple(range(len(_assemble(name, spec=kwargs.get("spec")).feature_info)))
+    how |= kwargs.pop("feature_cfg", {})
     model = build_model_with_cfg(_assemble, name, pretrained, name=name, feature_cfg=how, **kwargs)
-    if not isinstance(model, PooledClassifier):  # features_only
-        return cast(PooledClassifier, model)
+    whole = getattr(model, "model", model)  # with features_only, `model` holds it, or its graph alone
+    if name == ARCHITECTURE and not kwargs.get("pretrained_cfg") and isinstance(whole, PooledClassifier):
+        describe_input(whole)  # of the name alone timm knows no input
+    if whole is not model:
+        model.pretrained_cfg = model.default_cfg = whole.pretrained_cfg
+    if not isinstance(model, PooledClassifier):
+        return model
     if image_size is not None:
         side = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         model.pretrained_cfg["input_size"] = (model.in_chans, *side)
