@@ -19,7 +19,7 @@ test-oldest: ## the tests on the oldest versions that pyproject.toml allows
 # TorchScript is left out, and so is the test that downloads weights. -c: timm's settings name plugins that are not here.
 test-timm: .venv/installed-dev ## timm's own tests over gmsop's models: make test-timm TIMM=path/to/a/clone/of/timm
 	test -f "$(TIMM)/tests/test_models.py" || { echo "make test-timm TIMM=path/to/a/clone/of/timm"; exit 2; }
-	PYTHONPATH=tests:tests/models $(BIN)/python -m pytest -p timm_names -p no:cacheprovider -p no:warnings -c /dev/null \
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/models $(BIN)/python -m pytest -p timm_names -p no:cacheprovider -p no:warnings -c /dev/null \
 		--rootdir="$(TIMM)" "$(TIMM)/tests/test_models.py" -n 2 -q --tb=line -k "not torchscript and not test_model_inference"
 
 lint: .venv/installed-dev

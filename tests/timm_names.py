@@ -6,6 +6,7 @@ but for the one test that expects a vector as long as the tokens are wide: there
 """
 
 from fnmatch import fnmatch
+from functools import cache
 from typing import Any
 
 import timm
@@ -20,14 +21,19 @@ from gmsop.models.names import gmsop as build
 FAMILY_OF = {member: family for family, member in FAMILIES.items() if timm.is_model(member)}
 
 
+@cache
+def _description(member: str, head: str) -> dict[str, Any]:
+    with torch.device("meta"):
+        spec = gmsop.attach(member, head).spec
+    assert spec is not None
+    return spec.to_dict()
+
+
 def _register(member: str, head: str) -> None:
     name = f"{member}_with_{head}"
 
     def entry(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
-        with torch.device("meta"):
-            spec = gmsop.attach(member, head).spec
-        assert spec is not None
-        return build(pretrained, spec=spec.to_dict(), **kwargs)
+        return build(pretrained, spec=_description(member, head), **kwargs)
 
     entry.__name__ = entry.__qualname__ = name
     entry.__module__ = build.__module__

@@ -201,6 +201,14 @@ def test_torchvisions_models(name):
     assert model.backbone.map_size(224, 224) == ((49, 1) if name == "vit_b_32" else (7, 7))
 
 
+def test_a_model_of_torchvisions_that_finds_objects():
+    torchvision = pytest.importorskip("torchvision")
+    net = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+    with pytest.raises(ConfigError, match=r"SSD of torchvision is no backbone .* looked for .* found Trace"):
+        attach(net, "gap")
+    assert net.training
+
+
 def test_a_head_of_ones_own():
     class Largest(nn.Module):
         out_features = 96

@@ -126,7 +126,7 @@ def as_backbone(
         )  # fmt: skip
     _require_options("module", options, set())
     own: dict[str, Any] = {}
-    if (found := features_of(module)) is not None:
+    if (found := features_of(module, in_chans)) is not None:
         module, own = found
     taken = {**own, **options}
     trunk_of = GivenModule(module, in_chans=in_chans, **taken)
