@@ -53,7 +53,7 @@ def new_parser(summary: str, example: str) -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
+    """Run one command and return the exit status: 0 done, 1 an error, 2 a wrong command line, 128 + N a signal N."""
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     description = "Second-order pooling and gated mixtures of it, for PyTorch."
     parser = Parser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)

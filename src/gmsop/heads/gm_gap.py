@@ -7,7 +7,7 @@ from gmsop.nn import GatedMixture
 register_head(
     "gm_gap",
     GatedMixture.first_order,
-    help="gated mixture: the best few of a bank of average poolings (GM-GAP)",
+    help="gated mixture: the best few of several average poolings (GM-GAP)",
     batch_norm=True,
     drop_rate=0.2,
     widths=lambda channels: {"reduced_dim": min(512, 4 * channels), **gate_widths(channels)},

@@ -7,7 +7,7 @@ from gmsop.nn import GatedMixture
 register_head(
     "gm_sop",
     GatedMixture.second_order,
-    help="gated mixture: the best few of a bank of second-order poolings (GM-SOP)",
+    help="gated mixture: the best few of several second-order poolings (GM-SOP)",
     keep_resolution=True,
     batch_norm=True,
     drop_rate=0.2,
