@@ -38,7 +38,7 @@ def _register(member: str, head: str) -> None:
     entry.__name__ = entry.__qualname__ = name
     entry.__module__ = build.__module__
     own = timm.models.get_pretrained_cfg(member)
-    size = {"input_size": own.input_size, "fixed_input_size": own.fixed_input_size}
+    size = {key: getattr(own, key) for key in ("input_size", "fixed_input_size", "min_input_size")}
     default_cfgs.update(generate_default_cfgs({name: {"url": "", "classifier": "fc", "num_classes": 1000, **size}}))
     register_model(entry)
 

@@ -173,6 +173,8 @@ class TimmBackbone(BackboneModule):
         found = own(x, *args, **options)
         if self.source == "forward" and isinstance(found, tuple):  # the model's own norm may stand in its head
             return self.model.forward_head(found[0]), found[1]  # type: ignore[operator]
+        if self.source == "intermediates" and isinstance(found, tuple):
+            return _last_intermediate(self.model, x), found[1]
         return found
 
     def prune_intermediate_layers(self, *args: Any, **options: Any) -> list[int]:

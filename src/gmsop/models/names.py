@@ -111,7 +111,16 @@ def describe_input(model: PooledClassifier) -> None:
     inner = getattr(trunk, "model", None)
     own = dict(getattr(inner, "pretrained_cfg", None) or {})
     if own:  # a timm model's; what is said of its weights and its classifier is not true of this model
-        kept = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "first_conv")
+        kept = (
+            "input_size",
+            "fixed_input_size",
+            "min_input_size",
+            "interpolation",
+            "crop_pct",
+            "crop_mode",
+            "mean",
+            "std",
+        )
         cfg = {key: own[key] for key in kept if key in own} | {"first_conv": _prefixed(own.get("first_conv"), "model.")}
         cfg |= {key: tuple(cfg[key]) for key in ("mean", "std")}  # a file of JSON gives lists
         cfg["input_size"] = (model.in_chans, *trunk.input_size)  # type: ignore[misc]
@@ -174,25 +183,30 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> PooledClassif
     image_size, pooling = kwargs.pop("img_size", None), kwargs.pop("global_pool", None)
     if pooling:
         raise ConfigError(f"{name} is made of its pooling head, which cannot become {pooling!r}; '' leaves it out")
-    how: dict[str, Any] = {"feature_cls": "getter"}
     if kwargs.get("features_only"):
-        with torch.device("meta"):
-            how["out_indices"] = tuple(range(len(_assemble(name, spec=kwargs.get("spec")).feature_info)))
-    how |= kwargs.pop("feature_cfg", {})
-    model = build_model_with_cfg(_assemble, name, pretrained, name=name, feature_cfg=how, **kwargs)
-    whole = getattr(model, "model", model)  # with features_only, `model` holds it, or its graph alone
-    if name == ARCHITECTURE and not kwargs.get("pretrained_cfg") and isinstance(whole, PooledClassifier):
-        describe_input(whole)  # of the name alone timm knows no input
-    if whole is not model:
-        model.pretrained_cfg = model.default_cfg = whole.pretrained_cfg
-    if not isinstance(model, PooledClassifier):
-        return model
+        return _levels(name, pretrained, kwargs)
+    model = build_model_with_cfg(_assemble, name, pretrained, name=name, **kwargs)
+    if name == ARCHITECTURE and not kwargs.get("pretrained_cfg"):
+        describe_input(model)  # of the name alone timm knows no input
     if image_size is not None:
         side = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         model.pretrained_cfg["input_size"] = (model.in_chans, *side)
     if pooling is not None:
         model.reset_classifier(0, "")
     _fit_input(model)
+    return model
+
+
+def _levels(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
+    """Build what gives the features of several levels, as `features_only` asks for."""
+    with torch.device("meta"):  # the whole model, since timm cuts away what the levels do not need
+        whole = _assemble(name, spec=kwargs.get("spec"), in_chans=kwargs.get("in_chans", 3))
+        describe_input(whole)
+    how = {"feature_cls": "getter", "out_indices": tuple(range(len(whole.feature_info)))}
+    how |= kwargs.pop("feature_cfg", {})
+    model = build_model_with_cfg(_assemble, name, pretrained, name=name, feature_cfg=how, **kwargs)
+    if not kwargs.get("pretrained_cfg"):
+        model.pretrained_cfg = model.default_cfg = whole.pretrained_cfg
     return model
 
 
