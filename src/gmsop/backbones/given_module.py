@@ -79,15 +79,6 @@ class GivenModule(BackboneModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
 
-    def positions(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Turn features into a map (B, C, H, W), tokens into (B, C, M, 1); and the class token (B, C), or None."""
-        if self.output_fmt == "NHWC":
-            return features.permute(0, 3, 1, 2), None
-        if self.output_fmt == "NCHW":
-            return features, None
-        token = features[:, 0] if self.class_token == "concat" else None
-        return features[:, self.num_prefix_tokens :].transpose(1, 2).unsqueeze(3), token
-
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the features for images of this size; for tokens, their number and 1."""
         shape = self._shape((height, width))

@@ -41,6 +41,8 @@ class BackboneModule(nn.Module):
     """Channels of the images."""
     output_fmt: str = "NCHW"
     """How `forward` lays out features: "NCHW", "NHWC" or "NLC"."""
+    num_prefix_tokens: int = 0
+    """Tokens that stand before those of the positions, the class token first."""
     token_features: int = 0
     """Numbers of the class token that stand beside the pooled vector; 0: none."""
     feature_info: list[dict[str, Any]]
@@ -48,7 +50,12 @@ class BackboneModule(nn.Module):
 
     def positions(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Turn features into a map (B, C, H, W), tokens into (B, C, M, 1); and the class token (B, C), or None."""
-        return features, None
+        if self.output_fmt == "NHWC":
+            return features.permute(0, 3, 1, 2), None
+        if self.output_fmt == "NCHW":
+            return features, None
+        token = features[:, 0] if self.token_features else None
+        return features[:, self.num_prefix_tokens :].transpose(1, 2).unsqueeze(3), token
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the features for images of this size, in positions."""

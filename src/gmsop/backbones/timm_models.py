@@ -113,15 +113,6 @@ class TimmBackbone(BackboneModule):
         """Return the features of images, as the model lays them out: see `output_fmt`."""
         return _SOURCES[self.source](self.model, x)
 
-    def positions(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Turn features into a map (B, C, H, W), tokens into (B, C, M, 1); and the class token (B, C), or None."""
-        if self.output_fmt == "NHWC":
-            return features.permute(0, 3, 1, 2), None
-        if self.output_fmt == "NCHW":
-            return features, None
-        token = features[:, 0] if self.class_token == "concat" else None
-        return features[:, self.num_prefix_tokens :].transpose(1, 2).unsqueeze(3), token
-
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the features for images of this size; for tokens, their number and 1."""
         shape = _shape_of(_SOURCES[self.source], self.model, (self.in_chans, height, width))
@@ -300,7 +291,7 @@ def _shape_of(source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size
 
 
 def _without_gradient(model: nn.Module, source: str, size: Sequence[int]) -> list[nn.Parameter]:
-    """The parameters that the features do not depend on: those of layers that follow the pooling."""
+    """Find the parameters that the features do not depend on: those of layers that follow the pooling."""
     if source == "forward":
         return []
     with _evaluating(model), torch.enable_grad():
