@@ -178,3 +178,16 @@ def test_class_names_go_where_their_number_differs(tmp_path):
     assert gmsop.load_model(tmp_path).spec == model.spec
     other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=2)
     assert (other.num_classes, other.pretrained_cfg.get("label_names")) == (2, None)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050", "pit_ti_224"])
+def test_layers_after_the_pooling_are_left_out(name):
+    own = timm.create_model(name, num_classes=0)
+    model = gmsop.attach(name, "sr_sop", num_classes=3)
+    logits = model(torch.randn(2, 3, *model.backbone.input_size))
+    logits.sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    if name != "pit_ti_224":  # whose last norm has a class token to do, too, and stays
+        assert isinstance(model.backbone.model.conv_head, torch.nn.Identity)
+        assert all(p.requires_grad for p in model.parameters())
+        assert sum(p.numel() for p in model.backbone.parameters()) < sum(p.numel() for p in own.parameters())

@@ -97,8 +97,7 @@ class TimmBackbone(BackboneModule):
         self.source, shape = _source(model, (self.in_chans, *size), self.num_features)
         if self.source == "intermediates":
             self.num_features = shape[1]
-        for parameter in _without_gradient(model, self.source, (self.in_chans, *size)):
-            parameter.requires_grad_(False)  # or a run on several devices would wait for its gradient
+        _drop_what_follows(model, self.source, (self.in_chans, *size))
         self.num_prefix_tokens = 0
         if len(shape) == 3:
             self.output_fmt = "NLC"
@@ -290,19 +289,39 @@ def _shape_of(source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size
     return tuple(out.shape) if isinstance(out, Tensor) else ()
 
 
-def _without_gradient(model: nn.Module, source: str, size: Sequence[int]) -> list[nn.Parameter]:
-    """Find the parameters that the features do not depend on: those of layers that follow the pooling."""
+def _drop_what_follows(model: nn.Module, source: str, size: Sequence[int]) -> None:
+    """Leave out the layers that follow the pooling; a run on several devices would wait for their gradients.
+
+    A module is left out when nothing calls it and none of its parameters reaches the features. Other parameters that do
+    not reach them (one of a module that is used, or of one whose output nothing uses) stay, without a gradient.
+    """
     if source == "forward":
-        return []
+        return
     with _evaluating(model), torch.enable_grad():
         try:
             copied = _on_meta(model).requires_grad_()
+            called: set[nn.Module] = set()
+            for module in copied.modules():
+                module.register_forward_pre_hook(lambda module, _: called.add(module))
             x = torch.empty(1, *size, device="meta", dtype=next(model.parameters()).dtype)
             out = _SOURCES[source](copied, x)
-            grads = torch.autograd.grad(out.sum(), list(copied.parameters()), allow_unused=True)
+            inputs = list(copied.named_parameters())
+            grads = torch.autograd.grad(out.sum(), [parameter for _, parameter in inputs], allow_unused=True)
+            if hasattr(copied, "forward_intermediates"):
+                cast(Any, copied).forward_intermediates(x)
         except Exception:  # as above
-            return []
-    return [parameter for parameter, grad in zip(model.parameters(), grads, strict=True) if grad is None]
+            return
+    unused = {name for (name, _), grad in zip(inputs, grads, strict=True) if grad is None}
+    left_out: list[str] = []
+    for name, module in copied.named_modules():
+        inside = [f"{name}.{own}" for own, _ in module.named_parameters()]
+        nested = any(name.startswith(f"{outer}.") for outer in left_out)
+        if name and inside and not nested and unused.issuperset(inside) and called.isdisjoint(module.modules()):
+            left_out.append(name)
+    _leave_out(model, left_out)
+    for name, parameter in model.named_parameters():
+        if name in unused:
+            parameter.requires_grad_(False)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:

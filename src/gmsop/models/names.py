@@ -137,7 +137,7 @@ def describe_input(model: PooledClassifier) -> None:
 
 
 def _prefixed(names: Any, prefix: str) -> Any:
-    if not names:
+    if names is None:
         return None
     return f"{prefix}{names}" if isinstance(names, str) else tuple(f"{prefix}{name}" for name in names)
 
