@@ -14,8 +14,8 @@ PUBLIC = {
         "param_groups", "predict", "runs", "save_model", "train", "training", "weights", "write_report",
     ],
     "gmsop.nn": [
-        "Fusible", "GatedMixture", "GlobalAvgPool", "ISqrtCovPool", "ParametricGAP", "ParametricSOP", "Routing",
-        "TopKGate",
+        "Fusible", "GatedMixture", "GlobalAvgPool", "ISqrtCovPool", "MultiLayerPool", "ParametricGAP", "ParametricSOP",
+        "Routing", "TopKGate",
     ],
     "gmsop.ops": [
         "Plan", "balance_loss", "combine", "component_conv", "covariance_pool", "dense_gates", "dispatch", "eigh_sqrt",
@@ -38,7 +38,7 @@ PUBLIC = {
 
 SIGNATURES = {
     "gmsop.create_model": "name num_classes=None in_chans=3 **overrides",
-    "gmsop.attach": "backbone head num_classes=1000 pretrained=False in_chans=3 **options",
+    "gmsop.attach": "backbone head num_classes=1000 pretrained=False in_chans=3 layers=None **options",
     "gmsop.list_models": "pattern='*'",
     "gmsop.list_heads": "",
     "gmsop.save_model": "model path",
@@ -58,7 +58,7 @@ SIGNATURES = {
     "gmsop.ops.eigh_sqrt": "cov",
     "gmsop.ops.triu_vectorize": "a",
     "gmsop.ops.balance_loss": "gates across_ranks=False",
-    "gmsop.nn.ISqrtCovPool": "in_channels=None reduced_dim=None num_iters=3",
+    "gmsop.nn.ISqrtCovPool": "in_channels=None reduced_dim=None num_iters=3 init='he' root='newton_schulz'",
     "gmsop.nn.ParametricSOP": "in_channels hidden_dim=256 reduced_dim=128 num_iters=3",
     "gmsop.nn.TopKGate": "in_channels num_components top_k dims=(256, 128) second_order=True num_iters=3",
     "gmsop.nn.GatedMixture": "components gate balance_weight=0.0",

@@ -95,6 +95,7 @@ def _not_again(
     num_prefix_tokens: NonNegativeInt = 0,
     class_token: Literal["drop", "concat"] = "drop",
     image_size: PositiveInt = 224,
+    layers: Sequence[str] | None = None,
 ) -> BackboneModule:
     """Refuse to build: only the module's user can. The options are those by which it became a backbone."""
     raise ConfigError(

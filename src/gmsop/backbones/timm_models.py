@@ -15,6 +15,9 @@ from gmsop.errors import ConfigError, GmsopError, UnknownNameError
 
 ClassToken = Literal["drop", "concat"]
 
+FEATURES = "features"
+"""The name of a model's last features among its layers."""
+
 
 class TimmBackbone(BackboneModule):
     """This is a timm model without classifier and pooling, convolutional or transformer.
@@ -36,11 +39,14 @@ class TimmBackbone(BackboneModule):
         left_out: names of modules of the model that are left out, as `nn.Identity` in their place. ["features.43",
             "pre_logits"] ends a vgg16_bn before its last max-pooling, with four times the positions.
         class_token: of a transformer: "drop" it, or "concat" it, after the model's own norm, to the pooled vector.
+        layers: several levels in place of the last features, for a head that pools each: names or indices of the
+            model's `feature_info`, or "features", its last features after its own norm. `forward` then gives a tuple of
+            maps (B, C, H, W), one for each; layers that no level needs are left out.
         model_args: further arguments of `timm.create_model`, for example {"img_size": 256, "drop_path_rate": 0.1}.
         pretrained: load timm's weights.
 
     Raises:
-        UnknownNameError: timm has no such model; the text lists the nearest.
+        UnknownNameError: timm has no such model, the model no such layer; the text lists the nearest.
         ConfigError: the model does not take an argument, has no map or tokens to pool, or its weights cannot be had.
     """
 
@@ -53,6 +59,7 @@ class TimmBackbone(BackboneModule):
         dilated: bool = True,
         left_out: Sequence[str] | None = None,
         class_token: ClassToken = "drop",
+        layers: Sequence[str | int] | None = None,
         model_args: Mapping[str, Any] | None = None,
         pretrained: bool = False,
     ) -> None:
@@ -66,24 +73,27 @@ class TimmBackbone(BackboneModule):
         if not dilated:
             _undilate(network)
         _leave_out(network, left_out or ())
-        self._take(network, class_token)
+        self._take(network, class_token, layers)
         if left_out and self.feature_info and self.output_fmt != "NLC":
             self.feature_info[-1]["reduction"] = self.input_size[0] // self.map_size(*self.input_size)[0]
 
     @classmethod
-    def around(cls, model: nn.Module, class_token: ClassToken = "drop") -> "TimmBackbone":
+    def around(
+        cls, model: nn.Module, class_token: ClassToken = "drop", layers: Sequence[str | int] | None = None
+    ) -> "TimmBackbone":
         """Take over a timm model that is there; its classifier and pooling are removed from it.
 
         Raises:
+            UnknownNameError: it has no such layer.
             ConfigError: it has no map or tokens to pool.
         """
         backbone = cls.__new__(cls)
         BackboneModule.__init__(backbone)
         _remove_head(model)
-        backbone._take(model, class_token)
+        backbone._take(model, class_token, layers)
         return backbone
 
-    def _take(self, model: nn.Module, class_token: ClassToken) -> None:
+    def _take(self, model: nn.Module, class_token: ClassToken, layers: Sequence[str | int] | None) -> None:
         self.model = model
         self.num_features = int(cast(Any, model).num_features)
         cfg = cast(dict[str, Any], model.pretrained_cfg)
@@ -97,7 +107,6 @@ class TimmBackbone(BackboneModule):
         self.source, shape = _source(model, (self.in_chans, *size), self.num_features)
         if self.source == "intermediates":
             self.num_features = shape[1]
-        _drop_what_follows(model, self.source, (self.in_chans, *size))
         self.num_prefix_tokens = 0
         if len(shape) == 3:
             self.output_fmt = "NLC"
@@ -107,14 +116,77 @@ class TimmBackbone(BackboneModule):
         if class_token == "concat" and not self.num_prefix_tokens:
             raise ConfigError(f"class_token: {_name(model)} has no class token to set beside the pooled vector")
         self.token_features = self.num_features if class_token == "concat" else 0
+        self.layers: tuple[str, ...] = ()
+        self.layer_features: tuple[int, ...] = ()
+        if layers is not None:
+            self._choose(layers)
+        if self.source != "forward" or FEATURES not in (self.layers or (FEATURES,)):
+            _drop_what_follows(model, self._features_of, (self.in_chans, *size))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features of images, as the model lays them out: see `output_fmt`."""
-        return _SOURCES[self.source](self.model, x)
+    def _choose(self, layers: Sequence[str | int]) -> None:
+        """Make the features those of several levels, each as a map (B, C, H, W)."""
+        known = self.layer_names()
+        if len(known) < 2:
+            raise ConfigError(f"layers: {_name(self.model)} has no forward_intermediates that gives its levels")
+        if self.token_features:
+            raise ConfigError("layers: a class token stands beside the last features only; leave out class_token")
+        for layer in layers:
+            if isinstance(layer, int) and not -len(known) < layer < len(known) - 1:
+                raise ConfigError(f"layers: {_name(self.model)} has {len(known) - 1} levels, 0 to {len(known) - 2}")
+            if isinstance(layer, str) and layer not in known:
+                raise UnknownNameError.of("layer", layer, known)
+        self.layers = tuple(known[:-1][layer] if isinstance(layer, int) else layer for layer in layers)
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ConfigError(f"layers: each of at least one level once, got {', '.join(self.layers) or 'none'}")
+        self._last_fmt, self._last_prefix = self.output_fmt, self.num_prefix_tokens
+        shapes = _shapes_of(self._features_of, self.model, (self.in_chans, *self.input_size))
+        self.layer_features = tuple(shape[1] for shape in shapes)
+        self.num_features, self.output_fmt, self.num_prefix_tokens = self.layer_features[-1], "NCHW", 0
+
+    def layer_names(self) -> list[str]:
+        """Return the names of the levels that `layers` can be of, first to last; "features" is the last."""
+        if not hasattr(self.model, "forward_intermediates"):
+            return [FEATURES]
+        return [
+            *(level["module"].removeprefix("model.") for level in self.feature_info if level.get("module")),
+            FEATURES,
+        ]
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the features of images, as the model lays them out: see `output_fmt`; a tuple, with `layers`."""
+        return self._features_of(self.model, x)
+
+    def _features_of(self, model: Any, x: Tensor) -> Any:
+        if not self.layers:
+            return _SOURCES[self.source](model, x)
+        known = self.layer_names()
+        order = sorted({known.index(layer) for layer in self.layers} - {len(known) - 1})
+        how: dict[str, Any] = {"norm": True, "output_fmt": "NCHW"}
+        found: dict[str, Tensor] = {}
+        if FEATURES not in self.layers:
+            maps = model.forward_intermediates(x, indices=order, intermediates_only=True, stop_early=True, **how)
+        elif not order or self.source == "intermediates":
+            found[FEATURES] = self._last_map(_SOURCES[self.source](model, x))
+            maps = model.forward_intermediates(x, indices=order, intermediates_only=True, **how) if order else []
+        else:
+            last, maps = model.forward_intermediates(x, indices=order, **how)
+            found[FEATURES] = self._last_map(model.forward_head(last) if self.source == "forward" else last)
+        found.update({known[index]: level for index, level in zip(order, maps, strict=True)})
+        return tuple(found[layer] for layer in self.layers)
+
+    def _last_map(self, x: Tensor) -> Tensor:
+        """Turn the last features, in the model's own layout, into a map."""
+        if self._last_fmt == "NLC":
+            return x[:, self._last_prefix :].transpose(1, 2).unsqueeze(3)
+        return x.permute(0, 3, 1, 2) if self._last_fmt == "NHWC" else x
+
+    def positions(self, features: Any) -> tuple[Any, Tensor | None]:
+        """Turn features into what a head pools: see `BackboneModule.positions`; with `layers`, they are maps."""
+        return (features, None) if self.layers else super().positions(features)
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return height and width of the features for images of this size; for tokens, their number and 1."""
-        shape = _shape_of(_SOURCES[self.source], self.model, (self.in_chans, height, width))
+        """Return height and width of the last features for images of this size; for tokens, their number and 1."""
+        shape = _shapes_of(self._features_of, self.model, (self.in_chans, height, width))[-1]
         if self.output_fmt == "NLC":
             return shape[1] - self.num_prefix_tokens, 1
         return (shape[1], shape[2]) if self.output_fmt == "NHWC" else (shape[2], shape[3])
@@ -262,7 +334,8 @@ def _source(model: nn.Module, size: Sequence[int], channels: int) -> tuple[str, 
     found = []
     for name, source in _SOURCES.items():
         try:
-            shape = _shape_of(source, model, size)
+            shapes = _shapes_of(source, model, size)
+            shape = shapes[0] if len(shapes) == 1 else ()
         except Exception as error:  # whatever a model says of a call that it does not know
             found.append(f"{name}: {_line(error)}")
             continue
@@ -278,25 +351,26 @@ def _source(model: nn.Module, size: Sequence[int], channels: int) -> tuple[str, 
     )
 
 
-def _shape_of(source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of one image's features, without computing numbers where possible; () for several tensors."""
+def _shapes_of(
+    source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """Return the shapes of one image's features, without computing numbers where possible; [] if none are tensors."""
     like = next(model.parameters())
     with _evaluating(model), torch.no_grad():
         try:
             out = source(_on_meta(model), torch.empty(1, *size, device="meta", dtype=like.dtype))
         except Exception:  # the model has its own mind about devices
             out = source(model, torch.zeros(1, *size, device=like.device, dtype=like.dtype))
-    return tuple(out.shape) if isinstance(out, Tensor) else ()
+    every = out if isinstance(out, tuple | list) else (out,)
+    return [tuple(each.shape) for each in every] if all(isinstance(each, Tensor) for each in every) else []
 
 
-def _drop_what_follows(model: nn.Module, source: str, size: Sequence[int]) -> None:
+def _drop_what_follows(model: nn.Module, source: Callable[[nn.Module, Tensor], Any], size: Sequence[int]) -> None:
     """Leave out the layers that follow the pooling; a run on several devices would wait for their gradients.
 
     A module is left out when nothing calls it and none of its parameters reaches the features. Other parameters that do
     not reach them (one of a module that is used, or of one whose output nothing uses) stay, without a gradient.
     """
-    if source == "forward":
-        return
     with _evaluating(model), torch.enable_grad():
         try:
             copied = _on_meta(model).requires_grad_()
@@ -304,10 +378,11 @@ def _drop_what_follows(model: nn.Module, source: str, size: Sequence[int]) -> No
             for module in copied.modules():
                 module.register_forward_pre_hook(lambda module, _: called.add(module))
             x = torch.empty(1, *size, device="meta", dtype=next(model.parameters()).dtype)
-            out = _SOURCES[source](copied, x)
+            out = source(copied, x)
+            total = sum(each.sum() for each in (out if isinstance(out, tuple) else (out,)))
             inputs = list(copied.named_parameters())
-            grads = torch.autograd.grad(out.sum(), [parameter for _, parameter in inputs], allow_unused=True)
-            if hasattr(copied, "forward_intermediates"):
+            grads = torch.autograd.grad(cast(Tensor, total), [parameter for _, parameter in inputs], allow_unused=True)
+            if hasattr(copied, "forward_intermediates") and not isinstance(out, tuple):
                 cast(Any, copied).forward_intermediates(x)
         except Exception:  # as above
             return

@@ -31,6 +31,8 @@ class Head:
     """`widths(channels)`: options whose defaults follow the backbone's channels, where it is none of the paper's."""
     complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     """`complete(options)`: the options that are still None because they follow from others."""
+    of_layers: bool = False
+    """Whether it pools the maps of several layers, a tuple; nobody names such a head, `gmsop.attach` makes it."""
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Further named models, rows of the paper's tables: for each name the options that differ."""
 
@@ -54,6 +56,7 @@ def register_head(
     label: str | None = None,
     widths: Callable[[int], Mapping[str, Any]] = lambda channels: {},
     complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda options: {},
+    of_layers: bool = False,
     rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Register a head; see `Head` for the arguments.
@@ -61,10 +64,13 @@ def register_head(
     Raises:
         ConfigError: the name is taken.
     """
-    entry = Head(name, build, help, keep_resolution, batch_norm, drop_rate, label or name, widths, complete, rows or {})
+    named = label or name
+    entry = Head(
+        name, build, help, keep_resolution, batch_norm, drop_rate, named, widths, complete, of_layers, rows or {}
+    )
     HEADS.add(name, entry)
 
 
 def list_heads() -> list[str]:
-    """Return the names of all heads."""
-    return HEADS.names()
+    """Return the names of all heads that pool one map."""
+    return [head.name for head in HEADS if not head.of_layers]

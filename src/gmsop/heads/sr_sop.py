@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from gmsop.heads.registry import register_head
 from gmsop.nn import ISqrtCovPool
 from gmsop.nn.init import he_normal_
+from gmsop.nn.pooling import Init, Root
 from gmsop.utils.options import PositiveInt, Share
 
 
@@ -14,6 +15,8 @@ def sr_sop(
     in_channels: int,
     reduced_dim: PositiveInt | None = None,
     num_iters: PositiveInt = 3,
+    init: Init = "he",
+    root: Root = "newton_schulz",
     fc_dims: Sequence[PositiveInt] | None = None,
     fc_drop_rate: Share = 0.0,
 ) -> nn.Module:
@@ -22,7 +25,7 @@ def sr_sop(
     Args:
         fc_drop_rate: share of dropout between the hidden layers; before the classifier it is the model's `drop_rate`.
     """
-    pool = ISqrtCovPool(in_channels, reduced_dim, num_iters)
+    pool = ISqrtCovPool(in_channels, reduced_dim, num_iters, init, root)
     return pool if fc_dims is None else HiddenLayers(pool, fc_dims, fc_drop_rate)
 
 

@@ -1,5 +1,6 @@
 """This file puts any head on any backbone, in one line."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,17 +16,18 @@ from gmsop.errors import ConfigError
 from gmsop.heads import HEADS
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import describe_input
-from gmsop.models.spec import default_spec
+from gmsop.models.spec import default_spec, head_options
 from gmsop.utils.options import Option, PositiveInt
 
 
 def attach(
     backbone: str | nn.Module,
-    head: str | nn.Module,
+    head: str | nn.Module | Sequence[str | Mapping[str, Any]],
     num_classes: int = 1000,
     *,
     pretrained: bool = False,
     in_chans: int = 3,
+    layers: Sequence[str | int] | None = None,
     **options: Any,
 ) -> PooledClassifier:
     """Put a pooling head on a backbone: `attach("resnet50.a1_in1k", "gm_sop", num_classes=10, pretrained=True)`.
@@ -39,10 +41,14 @@ def attach(
         backbone: a timm name (tags, `hf-hub:` and `local-dir:`, too), or a module: a timm model or a torchvision
             classification model, which lose their own head to it, or any module whose output is a map of features
             (B, C, H, W), or, with `layout`, (B, H, W, C) ("NHWC") or tokens (B, N, C) ("NLC").
-        head: one of `gmsop.list_heads()`, or a module from (B, C, H, W) to (B, V) with `out_features`, V.
+        head: one of `gmsop.list_heads()`, or a module from (B, C, H, W) to (B, V) with `out_features`, V. With `layers`
+            also one name for each layer, or {"head": name, **its own options}.
         num_classes: 0 leaves the classifier out.
         pretrained: load timm's weights of the backbone.
         in_chans: channels of the images.
+        layers: of a timm backbone: pool several levels, each by a head of its own, and set the vectors beside each
+            other, each scaled to the same norm. Names or indices of the model's `feature_info`, or "features", its last
+            features: ["blocks.4", "features"]. Layers that none of them needs are left out.
         options: of the head (`num_components`, `reduced_dim`, `drop_rate`, ...); of a timm backbone: `output_stride`
             (16 keeps four times the positions of most networks, where timm offers it, at four times the last stage's
             cost; the default is the model's own, mostly 32), `class_token` ("drop", or "concat": beside the pooled
@@ -58,27 +64,72 @@ def attach(
             pool; weights that cannot be had.
     """
     Option("in_chans", PositiveInt, 3).check(in_chans)
-    known = set() if isinstance(head, nn.Module) else set(HEADS[head].options)
+    heads = _heads(head, layers)
+    known = {name for each in heads for name in HEADS[each["head"]].options}
     of_head = {name: value for name, value in options.items() if name in known}
     of_backbone = {name: value for name, value in options.items() if name not in known}
     if isinstance(backbone, str):
         _require_options("timm", of_backbone, known)
+        of_backbone |= {} if layers is None else {"layers": tuple(layers)}
         made = TimmBackbone(backbone, in_chans, pretrained=pretrained, **of_backbone)
         trunk: BackboneModule = made
         kind, described = "timm", of_backbone | _origin(made, of_backbone)
     elif pretrained:
         raise ConfigError("pretrained is for a backbone by its name; a module has the weights that it has")
     else:
+        of_backbone |= {} if layers is None else {"layers": tuple(layers)}
         trunk, kind, described = as_backbone(backbone, in_chans, of_backbone)
+    if layers is not None:
+        assert isinstance(trunk, TimmBackbone)
+        described |= {"layers": trunk.layers}
+        drop_rate = of_head.pop("drop_rate", max(HEADS[each["head"]].drop_rate for each in heads))
+        of_head = {"parts": _parts(heads, trunk.layer_features, of_head), "drop_rate": drop_rate}
+        head = "multi_layer"
     if isinstance(head, nn.Module):
         model = PooledClassifier(trunk, head, num_classes)
         describe_input(model)
         return model
+    assert isinstance(head, str)
     spec = default_spec(kind, head, channels=trunk.num_features, **described, **of_head)
     spec = replace(spec, num_classes=num_classes, in_chans=trunk.in_chans)
     model = spec.build(trunk)
     describe_input(model)
     return model
+
+
+def _heads(head: Any, layers: Sequence[str | int] | None) -> list[dict[str, Any]]:
+    """Return the head of each layer, by name and with its own options; [] for a module."""
+    if isinstance(layers, str) or (layers is not None and len(layers) == 0):
+        raise ConfigError(f"layers must be a list of at least one name or index, got {layers!r}")
+    if isinstance(head, nn.Module):
+        if layers is not None:
+            raise ConfigError("layers: name the head, a module cannot be made once for each layer")
+        return []
+    if isinstance(head, str):
+        listed: list[Any] = [head] * (1 if layers is None else len(layers))
+    elif layers is None:
+        raise ConfigError("a list of heads is for layers, one head for each")
+    else:
+        listed = list(head)
+        if len(listed) != len(layers):
+            raise ConfigError(f"{len(listed)} heads for {len(layers)} layers")
+    heads = [{"head": each} if isinstance(each, str) else dict(each) for each in listed]
+    for each in heads:
+        if HEADS[str(each.get("head"))].of_layers:
+            raise ConfigError(f"{each['head']} is made by attach: give the head of each layer")
+    return heads
+
+
+def _parts(
+    heads: list[dict[str, Any]], channels: Sequence[int], shared: Mapping[str, Any]
+) -> tuple[dict[str, Any], ...]:
+    """Return each layer's head with all its options; those of the call are for every head that has them."""
+    parts = []
+    for each, width in zip(heads, channels, strict=True):
+        name, own = each["head"], {k: v for k, v in each.items() if k != "head"}
+        of_all = {k: v for k, v in shared.items() if k in HEADS[name].options}
+        parts.append({"head": name, **head_options(name, width, **{**of_all, **own})})
+    return tuple(parts)
 
 
 def _require_options(kind: str, given: dict[str, Any], known: set[str]) -> None:
@@ -112,13 +163,16 @@ def as_backbone(
     Raises:
         ConfigError: an option that it does not take; nothing to pool.
     """
+    is_timm = hasattr(module, "forward_features") and bool(getattr(module, "pretrained_cfg", None))
+    if "layers" in options and not is_timm:
+        raise ConfigError(f"layers: {type(module).__name__} is no timm model, whose levels could be asked for by name")
     if isinstance(module, BackboneModule):
         if options:
             raise ConfigError(f"the backbone is there: it takes no option {', '.join(options)}")
         return module, "module", {"note": note_of(module)}
-    if hasattr(module, "forward_features") and getattr(module, "pretrained_cfg", None):
-        if strange := sorted(set(options) - {"class_token"}):
-            raise ConfigError(f"a timm model that is there takes class_token, not {', '.join(strange)}")
+    if is_timm:
+        if strange := sorted(set(options) - {"class_token", "layers"}):
+            raise ConfigError(f"a timm model that is there takes class_token and layers, not {', '.join(strange)}")
         trunk = TimmBackbone.around(module, **options)
         described = {**options, **_origin(trunk, {})}
         return (trunk, "timm", described) if _is_built_again(trunk, described) else (

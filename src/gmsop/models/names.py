@@ -34,7 +34,7 @@ def named_specs() -> dict[str, ModelSpec]:
     """Return the description that each name stands for."""
     found: dict[str, ModelSpec] = {}
     for backbone in (entry for entry in BACKBONES if entry.named):
-        for head in HEADS:
+        for head in (entry for entry in HEADS if not entry.of_layers):
             spec = default_spec(backbone.name, head.name)
             found[spec.name] = spec
             for label, options in head.rows.items() if backbone.paper else ():

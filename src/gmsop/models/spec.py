@@ -72,7 +72,12 @@ class ModelSpec:
             trunk = backbone.build(
                 in_chans=self.in_chans, keep_resolution=head.keep_resolution, **dict(self.backbone_options)
             )
-        pool = head.build(trunk.num_features, **options)
+        channels = getattr(trunk, "layer_features", None)
+        if bool(channels) != head.of_layers:
+            raise ConfigError(
+                f"{self.head} pools {'several layers' if head.of_layers else 'one map'}, the backbone differs"
+            )
+        pool = head.build(channels or trunk.num_features, **options)
         model = PooledClassifier(trunk, pool, self.num_classes, norm=head.batch_norm, drop_rate=drop_rate)
         model.spec = self
         return model
@@ -123,6 +128,24 @@ def default_spec(
     return replace(spec, name=name or f"{pooling.label.format(**spec.head_options)}_{body_name(spec)}")
 
 
+def head_options(head: str, channels: int, **options: Any) -> dict[str, Any]:
+    """Return all options of a head, but for the dropout before the classifier, on features of so many channels.
+
+    Raises:
+        UnknownNameError: no such head.
+        ConfigError: an option that it has not, or a value that cannot be.
+    """
+    pooling = HEADS[head]
+    known = {name: option for name, option in pooling.options.items() if name != "drop_rate"}
+    found = {name: option.default for name, option in known.items()} | dict(pooling.widths(channels))
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"{head} has no option {name!r}; it has {', '.join(known)}")
+        known[name].check(value)
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found | dict(pooling.complete(found))
+
+
 def body_name(spec: ModelSpec) -> str:
     """Return what the backbone is called: its name, or timm's name of it."""
     return str(spec.backbone_options.get("model") or spec.backbone)
@@ -148,4 +171,4 @@ def _refuse(option: str, spec: ModelSpec) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value

@@ -2,6 +2,7 @@
 
 from gmsop.nn.gate import Routing, TopKGate
 from gmsop.nn.mixture import GatedMixture
+from gmsop.nn.multi_layer import MultiLayerPool
 from gmsop.nn.pooling import Fusible, GlobalAvgPool, ISqrtCovPool, ParametricGAP, ParametricSOP
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "GatedMixture",
     "GlobalAvgPool",
     "ISqrtCovPool",
+    "MultiLayerPool",
     "ParametricGAP",
     "ParametricSOP",
     "Routing",

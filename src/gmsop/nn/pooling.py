@@ -1,6 +1,7 @@
 """Pooling layers turn a feature map (B, C, H, W) into a vector per image. Parametric ones can be components."""
 
-from typing import NamedTuple, cast
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.fx
@@ -8,11 +9,23 @@ from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
 from gmsop.nn.init import he_normal_
-from gmsop.ops import second_order_pool, triu_size
+from gmsop.ops import covariance_pool, eigh_sqrt, second_order_pool, triu_size, triu_vectorize
 from gmsop.ops.precision import like_input
 from gmsop.utils.options import PositiveInt
 
-for _function in ("second_order_pool", "like_input", "_mean", "in_dtype_of", "require_map"):
+Root = Literal["newton_schulz", "eigh", "power", "none"]
+Init = Literal["he", "pca"]
+
+for _function in (
+    "second_order_pool",
+    "covariance_pool",
+    "eigh_sqrt",
+    "triu_vectorize",
+    "like_input",
+    "_mean",
+    "in_dtype_of",
+    "require_map",
+):
     torch.fx.wrap(_function)  # so symbolic tracing records it as one operation
 
 
@@ -56,13 +69,18 @@ def _mean(x: Tensor) -> Tensor:
 class ISqrtCovPool(nn.Module):
     """Pool by covariance, its square root and the upper triangle, (B, C, H, W) -> (B, D (D + 1) / 2).
 
-    This second-order pooling is the paper's SR-SOP, also known as iSQRT-COV and fast MPN-COV.
+    This second-order pooling is the paper's SR-SOP, also known as iSQRT-COV and fast MPN-COV. With another `root`, its
+    near relatives.
 
     Args:
         in_channels: C; only needed with `reduced_dim`, to know `out_features` beforehand, and to refuse features of
             another number of channels.
         reduced_dim: channels D of a 1x1 convolution before the pooling, with BatchNorm and ReLU. None: it is left out.
         num_iters: Newton-Schulz iterations.
+        init: "he": the reduction is learnt from random weights. "pca": it is a projection, without BatchNorm and ReLU,
+            orthogonal at random until `start_from` sets it to the principal components of features.
+        root: "newton_schulz"; "eigh", the exact root by eigendecomposition (MPN-COV); "power", the covariance's
+            elements, each to the power of one half, with its sign; "none", the covariance as it is.
 
     Raises:
         ConfigError: `reduced_dim` without `in_channels`; in `forward`, something else than a map (B, C, H, W), or a
@@ -70,16 +88,35 @@ class ISqrtCovPool(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int | None = None, reduced_dim: PositiveInt | None = None, num_iters: PositiveInt = 3
+        self,
+        in_channels: int | None = None,
+        reduced_dim: PositiveInt | None = None,
+        num_iters: PositiveInt = 3,
+        init: Init = "he",
+        root: Root = "newton_schulz",
     ) -> None:
         super().__init__()
+        if root not in get_args(Root) or init not in get_args(Init):
+            raise ConfigError(f"ISqrtCovPool: no root {root!r} or init {init!r}")
+        self.init, self.root = init, root
         self.reduce: nn.Module = nn.Identity()
         if reduced_dim is not None:
             if in_channels is None:
                 raise ConfigError("ISqrtCovPool: reduced_dim needs in_channels")
             conv = nn.Conv2d(in_channels, reduced_dim, 1, bias=False)
-            he_normal_(conv.weight)
-            self.reduce = nn.Sequential(conv, nn.BatchNorm2d(reduced_dim), nn.ReLU(inplace=True))
+            if init == "pca":
+                if reduced_dim > in_channels:
+                    raise ConfigError(
+                        f"ISqrtCovPool: {in_channels} channels have no {reduced_dim} principal components"
+                    )
+                if not conv.weight.is_meta:
+                    nn.init.orthogonal_(conv.weight)
+                self.reduce = nn.Sequential(conv)
+            else:
+                he_normal_(conv.weight)
+                self.reduce = nn.Sequential(conv, nn.BatchNorm2d(reduced_dim), nn.ReLU(inplace=True))
+        elif init == "pca":
+            raise ConfigError("ISqrtCovPool: init='pca' is of the reduction, it needs reduced_dim")
         self.in_channels = in_channels
         dim = in_channels if reduced_dim is None else reduced_dim
         self.out_features = None if dim is None else triu_size(dim)
@@ -91,10 +128,65 @@ class ISqrtCovPool(nn.Module):
             x = self.reduce(in_dtype_of(cast(Tensor, self.reduce[0].weight), x))
         else:
             x = self.reduce(x)
-        return like_input(second_order_pool(x, self.num_iters), x)
+        if self.root == "newton_schulz":
+            return like_input(second_order_pool(x, self.num_iters), x)
+        cov = covariance_pool(x)
+        if self.root == "eigh":
+            cov = eigh_sqrt(cov)
+        elif self.root == "power":
+            cov = cov.sign() * (cov.abs() + EPS).sqrt()  # the root's own slope is infinite at zero
+        return like_input(triu_vectorize(cov), x)
+
+    @torch.no_grad()
+    def start_from(self, maps: Iterable[Tensor]) -> None:
+        """Set the reduction of `init="pca"` to the principal components of features, over all their positions.
+
+        Args:
+            maps: batches (B, C, H, W); they are gone through once.
+
+        Raises:
+            ConfigError: the layer has no such reduction; there are no more positions than components.
+        """
+        if self.init != "pca":
+            raise ConfigError("ISqrtCovPool: start_from needs reduced_dim and init='pca'")
+        weight = cast(Tensor, self.reduce[0].weight)  # type: ignore[index]
+        weight.copy_(principal_components(maps, weight.shape[0])[1].T[:, :, None, None])
 
     def extra_repr(self) -> str:
-        return f"num_iters={self.num_iters}"
+        return f"num_iters={self.num_iters}" if self.root == "newton_schulz" else f"root={self.root}"
+
+
+EPS = 1e-8
+"""What is added to a covariance's magnitude before `root="power"`."""
+
+
+def principal_components(maps: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of features over all positions (C,), and their first principal components (C, count), in float64.
+
+    The sign of a component is that of its largest element.
+
+    Raises:
+        ConfigError: there are no more positions than components.
+    """
+    total: Tensor | None = None
+    square: Tensor | None = None
+    number = 0
+    for x in maps:
+        rows = x.flatten(2).transpose(1, 2).reshape(-1, x.shape[1])
+        wide = rows.to(torch.promote_types(x.dtype, torch.float32))
+        product, added = (wide.T @ wide).double(), wide.sum(0, dtype=torch.float64)
+        square, total = (product, added) if square is None or total is None else (square + product, total + added)
+        number += len(rows)
+    if square is None or total is None or number <= count:
+        raise ConfigError(f"{number} positions of features do not have {count} principal components")
+    return components_of_moments(square / number, total / number, count)
+
+
+def components_of_moments(square: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return what `principal_components` does, given the mean of x x^T (C, C) and that of x (C,)."""
+    vectors = torch.linalg.eigh(square - mean[:, None] * mean)[1][:, -count:].flip(1)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return mean, vectors * largest.sign()
 
 
 def require_map(name: str, x: Tensor, channels: int | None = None, at_least: int = 1) -> None:

@@ -102,9 +102,9 @@ def _given(backbone: nn.Module | None, spec: ModelSpec, source: str | Path) -> B
             f"{source}: a head that sat on a module which gmsop cannot build ({note}): build it and pass it, "
             "gmsop.load_model(path, backbone=module)"
         )
-    options = {k: v for k, v in spec.backbone_options.items() if k != "note"}
+    options = {k: v for k, v in spec.backbone_options.items() if k != "note" and (k, v) != ("layers", None)}
     if hasattr(backbone, "forward_features") and getattr(backbone, "pretrained_cfg", None):
-        options = {"class_token": options["class_token"]}
+        options = {key: options[key] for key in ("class_token", "layers") if options.get(key) is not None}
     trunk, _, described = as_backbone(backbone, spec.in_chans, options)
     if described.get("note", note) != note:
         raise CheckpointError(f"{source}: the head sat on another module: {note}, given is {described['note']}")
