@@ -388,10 +388,15 @@ def _drop_what_follows(model: nn.Module, source: Callable[[nn.Module, Tensor], A
             return
     unused = {name for (name, _), grad in zip(inputs, grads, strict=True) if grad is None}
     left_out: list[str] = []
+    heads: list[str] = []
     for name, module in copied.named_modules():
-        inside = [f"{name}.{own}" for own, _ in module.named_parameters()]
+        if name and hasattr(module, "reset"):  # timm makes a head anew by it: the head stays, but for its layers
+            heads.append(name)
+        in_head = any(f"{name}.".startswith(f"{head}.") for head in heads)
         nested = any(name.startswith(f"{outer}.") for outer in left_out)
-        if name and inside and not nested and unused.issuperset(inside) and called.isdisjoint(module.modules()):
+        inside = [f"{name}.{own}" for own, _ in module.named_parameters()]
+        whole = bool(name) and not nested and not (in_head and any(True for _ in module.children()))
+        if whole and inside and unused.issuperset(inside) and called.isdisjoint(module.modules()):
             left_out.append(name)
     _leave_out(model, left_out)
     for name, parameter in model.named_parameters():
