@@ -21,6 +21,7 @@ FLOORS = [  # from the ground up
     ["engine"],
     ["evaluation"],
     ["speed", "timm", "training"],
+    ["probe"],
     ["report"],
     ["cli"],
 ]

@@ -18,7 +18,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
-    from gmsop import backbones, convert, data, evaluation, heads, models, nn, ops, runs, training, weights
+    from gmsop import backbones, convert, data, evaluation, heads, models, nn, ops, probe, runs, training, weights
     from gmsop.evaluation.error_rates import evaluate
     from gmsop.evaluation.prediction import predict
     from gmsop.heads import list_heads
@@ -36,6 +36,7 @@ else:
         "models",
         "nn",
         "ops",
+        "probe",
         "runs",
         "training",
         "weights",
@@ -79,6 +80,7 @@ __all__ = [
     "ops",
     "param_groups",
     "predict",
+    "probe",
     "runs",
     "save_model",
     "train",

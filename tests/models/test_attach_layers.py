@@ -99,7 +99,6 @@ def test_a_timm_model_that_is_there():
         ("gm_sop", {"layers": [1, 2]}, ConfigError, "one mixture at most"),
         ("sr_sop", {"layers": ["layer.1"]}, UnknownNameError, "layer1"),
         ("sr_sop", {"layers": [7]}, ConfigError, "levels, 0 to"),
-        ("sr_sop", {"layers": [1, 1]}, ConfigError, "once"),
         ("sr_sop", {"layers": []}, ConfigError, "at least one"),
         ("sr_sop", {"layers": "layer1"}, ConfigError, "must be a list"),
         (["gap"], {"layers": [1, 2]}, ConfigError, "1 heads for 2 layers"),

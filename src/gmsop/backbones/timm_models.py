@@ -40,7 +40,8 @@ class TimmBackbone(BackboneModule):
             "pre_logits"] ends a vgg16_bn before its last max-pooling, with four times the positions.
         class_token: of a transformer: "drop" it, or "concat" it, after the model's own norm, to the pooled vector.
         layers: several levels in place of the last features, for a head that pools each: names or indices of the
-            model's `feature_info`, or "features", its last features after its own norm. `forward` then gives a tuple of
+            model's `feature_info`, or "features", its last features after its own norm; a level may be
+            named twice, for two heads. `forward` then gives a tuple of
             maps (B, C, H, W), one for each; layers that no level needs are left out.
         model_args: further arguments of `timm.create_model`, for example {"img_size": 256, "drop_path_rate": 0.1}.
         pretrained: load timm's weights.
@@ -136,12 +137,16 @@ class TimmBackbone(BackboneModule):
             if isinstance(layer, str) and layer not in known:
                 raise UnknownNameError.of("layer", layer, known)
         self.layers = tuple(known[:-1][layer] if isinstance(layer, int) else layer for layer in layers)
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ConfigError(f"layers: each of at least one level once, got {', '.join(self.layers) or 'none'}")
+        if not self.layers:
+            raise ConfigError("layers: name at least one level")
         self._last_fmt, self._last_prefix = self.output_fmt, self.num_prefix_tokens
-        shapes = _shapes_of(self._features_of, self.model, (self.in_chans, *self.input_size))
+        shapes = self.layer_shapes(*self.input_size)
         self.layer_features = tuple(shape[1] for shape in shapes)
         self.num_features, self.output_fmt, self.num_prefix_tokens = self.layer_features[-1], "NCHW", 0
+
+    def layer_shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
+        """Return the shapes (1, C, H, W) of the layers' maps for one image of this size."""
+        return _shapes_of(self._features_of, self.model, (self.in_chans, height, width))
 
     def layer_names(self) -> list[str]:
         """Return the names of the levels that `layers` can be of, first to last; "features" is the last."""

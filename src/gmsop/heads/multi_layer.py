@@ -15,7 +15,8 @@ def multi_layer(in_channels: Sequence[int], parts: Sequence[Mapping[str, Any]] |
 
     Args:
         in_channels: channels of each layer.
-        parts: for each layer its head, {"head": name, **options}.
+        parts: for each layer its head, {"head": name, **options}; with "batch_norm", whether BatchNorm follows it,
+            which is else the head's own affair.
     """
     if isinstance(in_channels, int) or parts is None or len(parts) != len(in_channels):
         raise ConfigError("multi_layer needs a backbone with layers, and one part for each: gmsop.attach makes them")
@@ -23,8 +24,9 @@ def multi_layer(in_channels: Sequence[int], parts: Sequence[Mapping[str, Any]] |
     for channels, part in zip(in_channels, parts, strict=True):
         options = dict(part)
         head = HEADS[options.pop("head")]
+        of_norm = options.pop("batch_norm", head.batch_norm)
         pools.append(head.build(channels, **options))
-        normed.append(head.batch_norm)
+        normed.append(bool(of_norm))
     return MultiLayerPool(pools, normed)
 
 

@@ -42,7 +42,8 @@ def attach(
             classification model, which lose their own head to it, or any module whose output is a map of features
             (B, C, H, W), or, with `layout`, (B, H, W, C) ("NHWC") or tokens (B, N, C) ("NLC").
         head: one of `gmsop.list_heads()`, or a module from (B, C, H, W) to (B, V) with `out_features`, V. With `layers`
-            also one name for each layer, or {"head": name, **its own options}.
+            also one name for each layer, or {"head": name, **its own options}; among
+            them "batch_norm", whether BatchNorm follows.
         num_classes: 0 leaves the classifier out.
         pretrained: load timm's weights of the backbone.
         in_chans: channels of the images.
@@ -126,9 +127,10 @@ def _parts(
     """Return each layer's head with all its options; those of the call are for every head that has them."""
     parts = []
     for each, width in zip(heads, channels, strict=True):
-        name, own = each["head"], {k: v for k, v in each.items() if k != "head"}
+        name, own = each["head"], {k: v for k, v in each.items() if k not in ("head", "batch_norm")}
+        norm = {"batch_norm": bool(each["batch_norm"])} if "batch_norm" in each else {}
         of_all = {k: v for k, v in shared.items() if k in HEADS[name].options}
-        parts.append({"head": name, **head_options(name, width, **{**of_all, **own})})
+        parts.append({"head": name, **norm, **head_options(name, width, **{**of_all, **own})})
     return tuple(parts)
 
 

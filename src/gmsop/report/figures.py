@@ -108,3 +108,59 @@ def heat_map(values: NDArray[Any], rows: Sequence[str]) -> str:
             colour = "white" if value > half else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     return _url(figure)
+
+
+def error_bars(rows: Sequence[tuple[str, float, float, float, str]], reference: float) -> str:
+    """Draw error rates with their intervals, one under the other.
+
+    Args:
+        rows: label, error, low, high and colour of each, from the top.
+        reference: where a dotted line stands.
+    """
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.27 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, error, low, high, colour) in enumerate(rows):
+        axes.barh(place, error, 0.7, color=colour, alpha=0.85)
+        axes.plot([low, high], [place, place], color="black", linewidth=1.2)
+    axes.set_yticks(range(len(rows)), [_short(row[0]) for row in rows], parse_math=False, fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(reference, color="black", linestyle=":", linewidth=1)
+    axes.set(xlabel="error, %", xlim=(0, None))
+    axes.grid(alpha=0.3, axis="x")
+    return _url(figure)
+
+
+def error_map(values: NDArray[Any], rows: Sequence[str], columns: Sequence[str]) -> str:
+    """Draw error rates in percent (rows, columns) as a heat map, the lowest darkest; NaN is left blank."""
+    count, width = values.shape
+    figure = Figure(figsize=(max(WIDTH, 2.2 + 0.8 * width), 1.3 + 0.3 * count), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(values, cmap="Greens_r", aspect="auto")
+    axes.set_xticks(range(width), map(_short, columns), rotation=20, ha="right", parse_math=False, fontsize=8)
+    axes.set_yticks(range(count), map(_short, rows), parse_math=False, fontsize=8)
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for row in range(count):
+        for column in range(width):
+            value = values[row, column]
+            if math.isfinite(value):
+                colour = "white" if value < middle else "black"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    return _url(figure)
+
+
+def scatter(points: Sequence[tuple[str, float, float, str]], label: str) -> str:
+    """Draw error rates against what they cost, on a logarithmic axis.
+
+    Args:
+        points: label, cost, error and colour of each.
+        label: what the cost is.
+    """
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, cost, error, colour in points:
+        axes.plot(max(cost, 1e-3), error, "o", color=colour)
+        axes.annotate(_short(name), (max(cost, 1e-3), error), xytext=(4, 3), textcoords="offset points", fontsize=6)
+    axes.set(xlabel=label, ylabel="error, %", xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    return _url(figure)

@@ -47,4 +47,6 @@ class _Rate(ProgressColumn):
 def _rate(task: Task) -> str:
     if task.speed is None:
         return ""
+    if 0 < task.speed < 1:
+        return f"{1 / task.speed:.1f} s each"
     return f"{task.speed / 1e6:.0f} MB/s" if (task.total or 0) > 1e8 else f"{task.speed:,.0f}/s"

@@ -140,5 +140,5 @@ def fingerprint(trunk: TimmBackbone) -> str:
     mark = hashlib.sha256()
     for name, value in sorted(trunk.model.state_dict().items()):
         mark.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        mark.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        mark.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return mark.hexdigest()

@@ -1,0 +1,1 @@
+"""What a probe compares: a file for each kind, which registers itself."""

@@ -1,0 +1,106 @@
+"""Pool a layer's maps to vectors without learning, but for principal components: by the mean, or second order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from gmsop.nn.pooling import GlobalAvgPool, ISqrtCovPool, components_of_moments
+from gmsop.ops import triu_size
+from gmsop.probe.features import Features
+
+
+@dataclass(frozen=True)
+class Block:
+    """Says how one layer is pooled. Several blocks beside each other make a representation."""
+
+    layer: str
+    order: int
+    """1: the mean over positions. 2: covariance and its root, after a projection to principal components."""
+    dim: int = 0
+    """Of order 2: how many components."""
+    root: str = "newton_schulz"
+    """Of order 2: see `ISqrtCovPool`."""
+
+    def __str__(self) -> str:
+        return f"{'average' if self.order == 1 else f'second order {self.dim}'} of {self.layer}"
+
+    def size(self, channels: int) -> int:
+        """Return the length of the vector, given the layer's channels."""
+        return channels if self.order == 1 else triu_size(self.dim)
+
+
+class Moments:
+    """Sums of x and x x^T over a layer's positions, for each group of images, so that any union of them is quick."""
+
+    def __init__(self, features: Features, layer: str, groups: Sequence[NDArray[np.int64]]) -> None:
+        self.squares, self.totals, self.numbers = [], [], []
+        channels = features.channels(layer)
+        for rows in groups:
+            square, total, number = torch.zeros(channels, channels, dtype=torch.float64), torch.zeros(channels), 0
+            for x in features.batches(layer, rows):
+                flat = x.flatten(2).transpose(1, 2).reshape(-1, channels)
+                square += (flat.T @ flat).double()
+                total = total + flat.sum(0, dtype=torch.float64)
+                number += len(flat)
+            self.squares.append(square)
+            self.totals.append(total)
+            self.numbers.append(number)
+
+    def components(self, groups: Sequence[int], count: int) -> Tensor:
+        """Return the first principal components (C, count) of the images of some groups."""
+        number = sum(self.numbers[group] for group in groups)
+        square, total = torch.zeros_like(self.squares[0]), torch.zeros(len(self.squares[0]), dtype=torch.float64)
+        for group in groups:
+            square += self.squares[group]
+            total += self.totals[group]
+        return components_of_moments(square / number, total / number, count)[1]
+
+
+def pooled(
+    features: Features, blocks: Sequence[Block], components: Tensor | None, rows: NDArray[np.int64] | None = None
+) -> list[Tensor]:
+    """Return the vectors (n, V) of blocks of one layer, each of norm 1, in float32; the maps are read once.
+
+    Args:
+        components: of order 2, the principal components (C, at least the largest `dim`).
+        rows: which images; None: all.
+    """
+    found: list[list[Tensor]] = [[] for _ in blocks]
+    for x in features.batches(blocks[0].layer, rows):
+        projected = x
+        if components is not None:
+            most = max(block.dim for block in blocks)
+            projected = F.conv2d(x, components[:, :most].T[:, :, None, None])
+        for block, parts in zip(blocks, found, strict=True):
+            pool = GlobalAvgPool() if block.order == 1 else ISqrtCovPool(root=block.root)  # type: ignore[arg-type]
+            vectors = pool(projected[:, : block.dim] if block.order == 2 else x)
+            parts.append(F.normalize(vectors, dim=1, eps=1e-6))
+    return [torch.cat(parts) for parts in found]
+
+
+def balanced(vectors: Tensor, block: Block) -> Tensor:
+    """Scale the elements off the diagonal by sqrt(2), so that inner products are those of the whole matrices."""
+    return vectors * off_diagonal_scale(block, vectors.shape[1])
+
+
+def off_diagonal_scale(block: Block, size: int) -> Tensor:
+    """Return the factors (V,) of `balanced`: 1 for a mean and on the diagonal, sqrt(2) elsewhere."""
+    scale = torch.ones(size)
+    if block.order == 2:
+        rows, columns = torch.tril_indices(block.dim, block.dim)  # the order of `triu_vectorize`
+        scale[rows != columns] = 2**0.5
+    return scale
+
+
+def kernels(features: Features, blocks: Sequence[Block], components: Tensor | None) -> list[Tensor]:
+    """Return the inner products (n, n) of all images' vectors, for each of several blocks of one layer."""
+    found = []
+    for block, vectors in zip(blocks, pooled(features, blocks, components), strict=True):
+        scaled = balanced(vectors, block)
+        found.append(scaled @ scaled.T)
+    return found
