@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from gmsop.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gmsop.probe.compare import compare
+    from gmsop.probe.comparing import compare
     from gmsop.probe.comparison import Comparison, Difference, Row
-    from gmsop.probe.extract import extract
+    from gmsop.probe.extraction import extract
     from gmsop.probe.features import Features
     from gmsop.probe.model import fit_model
     from gmsop.probe.registry import list_probes
@@ -21,8 +21,8 @@ else:
             "Features": "gmsop.probe.features:Features",
             "Row": "gmsop.probe.comparison:Row",
             "SecondOrderPooling": "gmsop.probe.transformer:SecondOrderPooling",
-            "compare": "gmsop.probe.compare:compare",
-            "extract": "gmsop.probe.extract:extract",
+            "compare": "gmsop.probe.comparing:compare",
+            "extract": "gmsop.probe.extraction:extract",
             "fit_model": "gmsop.probe.model:fit_model",
             "list_probes": "gmsop.probe.registry:list_probes",
         },

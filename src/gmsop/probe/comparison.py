@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmsop.evaluation.intervals import wilson_interval
+from gmsop.probe.forecast import Forecast
 from gmsop.probe.registry import Outcome
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class Comparison:
     """Backbone, weights, preprocess, data."""
     winner: tuple[str, str, Outcome] = field(repr=False)
     """Head, layer and what was chosen with all training images: of the best model to keep."""
-    predictor: dict[str, float] = field(default_factory=dict)
+    forecast: Forecast | None = None
+    """What was guessed beforehand, if it was."""
     seconds: float = math.nan
 
     @property

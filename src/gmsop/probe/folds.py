@@ -9,7 +9,7 @@ from gmsop.errors import ConfigError, DataError
 from gmsop.probe.features import Features
 
 
-def test_groups(features: Features, folds: int, seed: int) -> tuple[list[NDArray[np.int64]], int]:
+def make_groups(features: Features, folds: int, seed: int) -> tuple[list[NDArray[np.int64]], int]:
     """Return groups of images that together are all, and how many of them, from the first on, are to be tested on.
 
     With a split of its own the data has two groups, of which the first is tested on. Without, every image is tested on

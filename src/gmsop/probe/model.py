@@ -16,7 +16,7 @@ from gmsop.nn import MultiLayerPool
 from gmsop.nn.multi_layer import NORM
 from gmsop.nn.pooling import principal_components
 from gmsop.probe.comparison import Comparison
-from gmsop.probe.extract import frozen_backbone
+from gmsop.probe.extraction import frozen_backbone
 from gmsop.probe.features import Features
 from gmsop.probe.registry import PROBES
 from gmsop.probe.ridge import RidgePath

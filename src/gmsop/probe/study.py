@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from gmsop.data.labelled_images import LabelledImages, find_images
 from gmsop.engine.messages import say
 from gmsop.errors import ConfigError
-from gmsop.probe.compare import DEFAULT_HEADS, MAX_IMAGES, check_heads, compare
+from gmsop.probe.comparing import DEFAULT_HEADS, MAX_IMAGES, check_heads, compare
 from gmsop.probe.comparison import Comparison
-from gmsop.probe.extract import extract
+from gmsop.probe.extraction import extract
 from gmsop.probe.folds import require_images
+from gmsop.probe.forecast import forecast
 from gmsop.probe.model import fit_model
 from gmsop.utils.files import writing
 from gmsop.weights import save_model
@@ -67,9 +69,16 @@ def study(
         backbone, images, features or out / "features", layers, weights, image_size=image_size, batch_size=batch_size,
         num_workers=num_workers, flip=flip, progress=progress,
     )  # fmt: skip
+    guess = forecast(found)
+    if progress:
+        say(
+            f"forecast: error of the nearest neighbour {guess.second:.1f} % by covariances, {guess.first:.1f} % by means "
+            "(a hint that ranks sets, no result)"
+        )
     comparison = compare(
         found, heads, pairs=pairs, dims=dims, folds=folds, seeds=seeds, epochs=epochs, progress=progress
     )
+    comparison = replace(comparison, forecast=guess)
     write_tables(comparison, out)
     save_model(fit_model(found, comparison, epochs), out / "model.safetensors")
     return comparison
@@ -106,6 +115,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
         "difference": found.points,
         "interval": [found.low, found.high],
         "p_value": found.p_value,
+        "forecast": None if comparison.forecast is None else comparison.forecast._asdict(),
         "images": comparison.images,
         "test_images": len(comparison.test_images),
         "folds": comparison.folds,

@@ -97,10 +97,12 @@ def off_diagonal_scale(block: Block, size: int) -> Tensor:
     return scale
 
 
-def kernels(features: Features, blocks: Sequence[Block], components: Tensor | None) -> list[Tensor]:
-    """Return the inner products (n, n) of all images' vectors, for each of several blocks of one layer."""
+def kernels(
+    features: Features, blocks: Sequence[Block], components: Tensor | None, rows: NDArray[np.int64] | None = None
+) -> list[Tensor]:
+    """Return the inner products (n, n) of all images' vectors, or some, for each of several blocks of one layer."""
     found = []
-    for block, vectors in zip(blocks, pooled(features, blocks, components), strict=True):
+    for block, vectors in zip(blocks, pooled(features, blocks, components, rows), strict=True):
         scaled = balanced(vectors, block)
         found.append(scaled @ scaled.T)
     return found

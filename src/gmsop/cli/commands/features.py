@@ -41,7 +41,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: Namespace) -> None:
     """Run the command."""
     from gmsop.data import sample_path
-    from gmsop.probe.extract import extract
+    from gmsop.probe.extraction import extract
 
     features = extract(
         args.backbone,

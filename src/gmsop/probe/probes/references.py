@@ -1,10 +1,12 @@
-"""Poolings that timm has, trained on the same features: what one would try instead of second order."""
+"""Poolings that timm has, trained on the same features: what one would try instead of second order.
+
+Timm's ML-Decoder is not among them: its layers do not run in the decoder of PyTorch 2.14.
+"""
 
 from collections.abc import Callable
 from functools import partial
 
 from timm.layers.attention_pool import AttentionPoolLatent
-from timm.layers.ml_decoder import MLDecoder
 from timm.layers.other_pool import LsePlus2d, SimPool2d
 from torch import Tensor, nn
 
@@ -46,13 +48,6 @@ def make_pool(features: Features, layer: str, batch_norm: bool, name: str) -> nn
     return module
 
 
-def make_ml_decoder(features: Features, layer: str, batch_norm: bool) -> nn.Module:
-    """Build ML-Decoder, which is pooling and classifier in one."""
-    channels = features.channels(layer)
-    norm = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
-    return nn.Sequential(norm, MLDecoder(len(features.class_names), initial_num_features=channels))
-
-
 for _name in POOLS:
     register_probe(
         _name,
@@ -61,10 +56,3 @@ for _name in POOLS:
         budget=len(SETTINGS),
         help=f"trained: timm's {_name.replace('_', ' ')} and a linear classifier",
     )
-register_probe(
-    "ml_decoder",
-    partial(run_trained, make=make_ml_decoder, settings=SETTINGS),
-    order=0,
-    budget=len(SETTINGS),
-    help="trained: timm's ML-Decoder",
-)

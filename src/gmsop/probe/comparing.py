@@ -13,7 +13,7 @@ from gmsop.errors import ConfigError
 from gmsop.probe.closed_form import BUDGET, fit_best
 from gmsop.probe.comparison import CHOSEN, Comparison, Row, error_interval, paired
 from gmsop.probe.features import Features
-from gmsop.probe.folds import test_groups
+from gmsop.probe.folds import make_groups
 from gmsop.probe.registry import PROBES, Fold, Outcome
 from gmsop.probe.vectors import Block, Moments
 from gmsop.utils.progress import progress_bar
@@ -74,7 +74,7 @@ def compare(
     with progress_bar(progress) as bar:
         task = bar.add_task("comparing", total=steps)
         for number, seed in enumerate(seeds):
-            groups, count = test_groups(features, folds, seed)
+            groups, count = make_groups(features, folds, seed)
             tested = np.sort(np.concatenate(groups[:count]))
             place = np.full(len(features), -1)
             place[tested] = np.arange(len(tested))
