@@ -357,7 +357,7 @@ def test_convert(tmp_path, capsys):
 
 
 def test_demo_in_short(tmp_path, capsys):
-    status, out, _ = gmsop_(capsys, "demo", "--epochs", 1, "--out", tmp_path / "demo")
+    status, out, _ = gmsop_(capsys, "demo", "--from_scratch", "--epochs", 1, "--out", tmp_path / "demo")
     assert status == 0
     for label in ("GAP", "SR-SOP", "GM-SOP"):
         assert (tmp_path / "demo" / label.lower() / "model.safetensors").exists()

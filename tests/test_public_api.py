@@ -11,7 +11,7 @@ PUBLIC = {
     "gmsop": [
         "BalancedCrossEntropy", "GmsopError", "__version__", "attach", "backbones", "convert", "create_model", "data",
         "evaluate", "evaluation", "heads", "list_heads", "list_models", "load_model", "models", "nn", "ops",
-        "param_groups", "predict", "runs", "save_model", "train", "training", "weights", "write_report",
+        "param_groups", "predict", "probe", "runs", "save_model", "train", "training", "weights", "write_report",
     ],
     "gmsop.nn": [
         "Fusible", "GatedMixture", "GlobalAvgPool", "ISqrtCovPool", "MultiLayerPool", "ParametricGAP", "ParametricSOP",
@@ -33,6 +33,10 @@ PUBLIC = {
         "BalancedCrossEntropy", "ModelSpec", "PooledClassifier", "attach", "build_spec", "create_model", "list_models",
         "param_groups",
     ],
+    "gmsop.probe": [
+        "Comparison", "Difference", "Features", "Row", "SecondOrderPooling", "compare", "extract", "fit_model",
+        "list_probes",
+    ],
     "gmsop.weights": ["load_model", "save_model"],
 }  # fmt: skip
 
@@ -47,6 +51,15 @@ SIGNATURES = {
         "model dataset batch_size=256 num_workers=0 precision='32-true' progress=False devices=1"
     ),
     "gmsop.predict": "model path top=5",
+    "gmsop.probe.extract": (
+        "backbone data out layers='auto' weights='auto' image_size=None batch_size=4 num_workers=None flip=False "
+        "progress=False"
+    ),
+    "gmsop.probe.compare": (
+        "features heads=('average', 'second_order') layers=None pairs=True dims=(64, 128) folds=5 seeds=(0,) epochs=20 "
+        "progress=False"
+    ),
+    "gmsop.probe.SecondOrderPooling": "dim=64 num_iters=3 root='newton_schulz' normalize=True",
     "gmsop.train": (
         "recipe data out resume=None progress=False allow_changes=False devices='auto' num_nodes=1 accelerator='auto' "
         "wandb=None"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from gmsop.probe.comparison import Comparison, Difference, Row
     from gmsop.probe.extraction import extract
     from gmsop.probe.features import Features
-    from gmsop.probe.model import fit_model
+    from gmsop.probe.kept_model import fit_model
     from gmsop.probe.registry import list_probes
     from gmsop.probe.transformer import SecondOrderPooling
 else:
@@ -23,7 +23,7 @@ else:
             "SecondOrderPooling": "gmsop.probe.transformer:SecondOrderPooling",
             "compare": "gmsop.probe.comparing:compare",
             "extract": "gmsop.probe.extraction:extract",
-            "fit_model": "gmsop.probe.model:fit_model",
+            "fit_model": "gmsop.probe.kept_model:fit_model",
             "list_probes": "gmsop.probe.registry:list_probes",
         },
     )

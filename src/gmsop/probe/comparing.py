@@ -178,7 +178,7 @@ def _choose(fold: Fold, singles: dict[tuple[str, str], Outcome], blocks: Sequenc
     else:
         own = best.blocks
     for block in blocks:
-        if block not in own:
+        if (block.layer, block.order) not in {(each.layer, each.order) for each in own}:
             together = fit_best(fold, [[*own, block]])
             if _inner(together) < _inner(best):
                 label, best = " + ".join(map(str, together.blocks)), together

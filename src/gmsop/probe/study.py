@@ -17,7 +17,7 @@ from gmsop.probe.comparison import Comparison
 from gmsop.probe.extraction import extract
 from gmsop.probe.folds import require_images
 from gmsop.probe.forecast import forecast
-from gmsop.probe.model import fit_model
+from gmsop.probe.kept_model import fit_model
 from gmsop.utils.files import writing
 from gmsop.weights import save_model
 
@@ -72,8 +72,8 @@ def study(
     guess = forecast(found)
     if progress:
         say(
-            f"forecast: error of the nearest neighbour {guess.second:.1f} % by covariances, {guess.first:.1f} % by means "
-            "(a hint that ranks sets, no result)"
+            f"forecast: the nearest neighbour's error is {guess.second:.1f} % by covariances, {guess.first:.1f} % by "
+            "means; a hint, no result"
         )
     comparison = compare(
         found, heads, pairs=pairs, dims=dims, folds=folds, seeds=seeds, epochs=epochs, progress=progress

@@ -29,13 +29,13 @@ SETTINGS = [{"lr": lr, "batch_norm": norm} for lr in (1e-3, 4e-3) for norm in (0
 def run_trained(fold: Fold, layer: str, make: Maker, settings: list[dict[str, float]]) -> Outcome:
     """Choose a setting on a fifth of the training images, train on all of them, and answer.
 
-    While choosing, a training takes half of the epochs, at least two.
+    While choosing, a training takes a quarter of the epochs, at least two.
     """
     out = held_out(fold.labels, 0.2, fold.seed)
     kept, checked = fold.train[~out], fold.train[out]
     found = []
     for setting in settings if len(settings) > 1 else []:
-        module = train(fold.features, layer, kept, make, setting, max(2, fold.epochs // 2), fold.seed)
+        module = train(fold.features, layer, kept, make, setting, max(2, fold.epochs // 4), fold.seed)
         logits = answers(module, fold.features, layer, checked)
         labels = torch.from_numpy(fold.features.labels[checked])
         wrong = float((logits.argmax(1) != labels).double().mean())

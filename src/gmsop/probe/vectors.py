@@ -27,7 +27,8 @@ class Block:
     """Of order 2: see `ISqrtCovPool`."""
 
     def __str__(self) -> str:
-        return f"{'average' if self.order == 1 else f'second order {self.dim}'} of {self.layer}"
+        root = "" if self.root == "newton_schulz" else f" ({self.root})"
+        return f"{'average' if self.order == 1 else f'second order {self.dim}{root}'} of {self.layer}"
 
     def size(self, channels: int) -> int:
         """Return the length of the vector, given the layer's channels."""

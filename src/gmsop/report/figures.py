@@ -20,6 +20,9 @@ from gmsop.runs.metrics import Epochs
 WIDTH = 5.2
 """Width of a figure in inches: two fit side by side on a desk's screen, one is still readable on a phone."""
 
+NAMED = 6
+"""Most points of a scatter plot that have their names beside them."""
+
 MAX_LABEL = 32
 """Characters of a name that a figure has room for."""
 
@@ -123,7 +126,7 @@ def error_bars(rows: Sequence[tuple[str, float, float, float, str]], reference: 
         axes.barh(place, error, 0.7, color=colour, alpha=0.85)
         axes.plot([low, high], [place, place], color="black", linewidth=1.2)
     axes.set_yticks(range(len(rows)), [_short(row[0]) for row in rows], parse_math=False, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.axvline(reference, color="black", linestyle=":", linewidth=1)
     axes.set(xlabel="error, %", xlim=(0, None))
     axes.grid(alpha=0.3, axis="x")
@@ -149,7 +152,7 @@ def error_map(values: NDArray[Any], rows: Sequence[str], columns: Sequence[str])
 
 
 def scatter(points: Sequence[tuple[str, float, float, str]], label: str) -> str:
-    """Draw error rates against what they cost, on a logarithmic axis.
+    """Draw error rates against what they cost, on a logarithmic axis; the best few have their names beside them.
 
     Args:
         points: label, cost, error and colour of each.
@@ -157,9 +160,15 @@ def scatter(points: Sequence[tuple[str, float, float, str]], label: str) -> str:
     """
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    for name, cost, error, colour in points:
+    costs = [max(point[1], 1e-3) for point in points]
+    for place, (name, cost, error, colour) in enumerate(sorted(points, key=lambda point: point[2])):
         axes.plot(max(cost, 1e-3), error, "o", color=colour)
-        axes.annotate(_short(name), (max(cost, 1e-3), error), xytext=(4, 3), textcoords="offset points", fontsize=6)
+        if place < NAMED:  # more would lie on top of each other
+            left = max(cost, 1e-3) ** 2 > min(costs) * max(costs)
+            axes.annotate(
+                _short(name), (max(cost, 1e-3), error), xytext=(-6 if left else 6, -2), textcoords="offset points",
+                fontsize=7, ha="right" if left else "left", parse_math=False,
+            )  # fmt: skip
     axes.set(xlabel=label, ylabel="error, %", xscale="log")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

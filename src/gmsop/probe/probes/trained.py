@@ -14,8 +14,10 @@ from gmsop.probe.features import Features
 from gmsop.probe.registry import Fold, Outcome, register_probe
 from gmsop.probe.training import SETTINGS, run_trained, train
 
-PCA_DIM = 64
-"""Components of the reduction from which SR-SOP starts."""
+MOST = {"num_components": 4, "top_k": 2, "hidden_dim": 128}
+"""Largest values of options that heads may have: few images are overfitted soon, and a probe is to take minutes."""
+MOST_DIM = 64
+"""Largest number of channels whose covariance is taken, for the same reasons."""
 
 
 class TrainedHead(nn.Module):
@@ -39,10 +41,15 @@ class TrainedHead(nn.Module):
 
 
 def part_of(head: str, channels: int, batch_norm: bool) -> dict[str, Any]:
-    """Return the head with all its options, as one part of `gmsop.attach`'s list of heads."""
-    own: dict[str, Any] = {}
-    if "init" in HEADS[head].options and channels > PCA_DIM:
-        own = {"reduced_dim": PCA_DIM, "init": "pca"}
+    """Return the head with all its options, as one part of `gmsop.attach`'s list of heads.
+
+    Widths are at most `MOST`; a reduction that can start from principal components does.
+    """
+    usual = head_options(head, channels)
+    most = MOST | ({"reduced_dim": MOST_DIM} if HEADS[head].keep_resolution else {})
+    own = {name: min(usual[name], most[name]) for name in most if isinstance(usual.get(name), int)}
+    if "init" in usual and channels > MOST_DIM:
+        own |= {"reduced_dim": MOST_DIM, "init": "pca"}
     return {"head": head, "batch_norm": batch_norm, **head_options(head, channels, **own)}
 
 
