@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from gmsop.data import PackedDataset, PackedWriter, sample_path
-from gmsop.data.writer import SetInUseError, _Lock
+from gmsop.data.writer import SetInUseError
 from gmsop.errors import ConfigError, DataError
 from gmsop.utils.files import WriteError, writing
+from gmsop.utils.lock import Lock
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -332,10 +333,10 @@ def test_a_lock_whose_file_is_removed_in_between_is_taken_again(tmp_path, monkey
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    lock = _Lock(tmp_path / "lock")
+    lock = Lock(tmp_path / "lock", SetInUseError("in use"))
     assert len(calls) == 2
     with pytest.raises(SetInUseError):
-        _Lock(tmp_path / "lock")
+        Lock(tmp_path / "lock", SetInUseError("in use"))
     lock.release()
 
 

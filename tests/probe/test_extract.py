@@ -10,6 +10,7 @@ from gmsop.data.labelled_images import find_images
 from gmsop.errors import CheckpointError, ConfigError, DataError, TrainingWarning, UnknownNameError
 from gmsop.probe import Features, extract
 from gmsop.probe import extraction as module
+from gmsop.utils.lock import Lock
 from gmsop.weights.pretrained import PACKAGES, pretrained_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::gmsop.errors.TrainingWarning")
@@ -108,6 +109,14 @@ def test_damaged_features_are_refused(data, tmp_path):
         Features.open(features.path)
     with pytest.raises(DataError, match="no features"):
         Features.open(tmp_path)
+
+
+def test_two_at_once_are_refused(data, tmp_path):
+    lock = Lock(tmp_path / ".f.lock", RuntimeError())
+    with pytest.raises(DataError, match="another process is writing"):
+        run(data, tmp_path / "f")
+    lock.release()
+    run(data, tmp_path / "f")
 
 
 def test_what_float16_does_not_hold_is_written_in_float32(data, tmp_path, monkeypatch):

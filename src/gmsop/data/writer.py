@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,12 +14,8 @@ from numpy.typing import NDArray
 from gmsop.data.packed import FILES, FORMAT, SPLITS, VERSION, Image
 from gmsop.errors import ConfigError, DataError
 from gmsop.utils.files import digest, require_space, to_disk, write_error
+from gmsop.utils.lock import Lock
 from gmsop.utils.progress import progress_bar
-
-try:
-    import fcntl
-except ImportError:  # Windows has no fcntl
-    fcntl = None  # type: ignore[assignment]
 
 
 class SetInUseError(DataError):
@@ -85,7 +80,7 @@ class PackedWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             require_space(self.path.parent, needed or sum(known) * image_size**2 * 3)
             self._folder = self.path.parent / f".{self.path.name}.part"
-            self._lock = _Lock(self.path.parent / f".{self.path.name}.lock")
+            self._lock = _lock(self.path)
             if _is_ours(self._folder):
                 shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir()
@@ -250,7 +245,7 @@ def _put_back(path: Path) -> None:
     aside = path.parent / f".{path.name}.old"
     if not _is_ours(aside):
         return
-    lock = _Lock(path.parent / f".{path.name}.lock")  # another process may be in the middle of a replacement
+    lock = _lock(path)  # another process may be in the middle of a replacement
     try:
         if not path.exists():
             aside.rename(path)
@@ -259,23 +254,5 @@ def _put_back(path: Path) -> None:
         lock.release()
 
 
-class _Lock:
-    """Locks a set for this process. The system releases the lock when the process dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("w")
-        while fcntl is not None:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._file.close()
-                raise SetInUseError(f"{path.parent / path.name[1:-5]}: another process is writing this set") from None
-            # The former holder may have removed the file in between: then another process can lock a new one.
-            if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
-                return
-            self._file.close()
-            self._file = path.open("w")
-
-    def release(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._file.close()
+def _lock(path: Path) -> Lock:
+    return Lock(path.parent / f".{path.name}.lock", SetInUseError(f"{path}: another process is writing this set"))

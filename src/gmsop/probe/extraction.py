@@ -23,10 +23,11 @@ from gmsop.engine.messages import say, warn
 from gmsop.errors import ConfigError, DataError
 from gmsop.probe.features import FORMAT, META, VERSION, Features, read_meta
 from gmsop.utils.files import digest, require_space, to_disk, write_error
+from gmsop.utils.lock import Lock
 from gmsop.utils.progress import progress_bar
 from gmsop.weights.pretrained import fingerprint, load_backbone, pretrained_state
 
-EVERY = 32
+EVERY = 16
 """Batches between two notes of how far the work is."""
 
 
@@ -101,7 +102,16 @@ def extract(
         return Features.open(out)
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise DataError(f"{out}: exists and holds no features")
-    _write(out, meta, images, trunk, how, num_workers, progress)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = Lock(out.with_name(f".{out.name}.lock"), DataError(f"{out}: another process is writing these features"))
+    except OSError as error:
+        raise write_error(out, error) from error
+    try:
+        if not (out / META).exists():  # another process may have finished meanwhile
+            _write(out, meta, images, trunk, how, num_workers, progress)
+    finally:
+        lock.release()
     return Features.open(out)
 
 
@@ -196,7 +206,6 @@ def _write(
             for entry in meta["layers"].values()
         )
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
             done = _rows_done(part, meta)
             if done == 0:
                 shutil.rmtree(part, ignore_errors=True)
