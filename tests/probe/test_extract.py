@@ -41,6 +41,13 @@ def test_features_are_those_of_the_backbone(data, tmp_path):
     assert np.array_equal(features.labels, images.labels)
 
 
+def test_tokens(tmp_path):
+    data = folder_of_images(tmp_path / "set", each=2)
+    features = extract("test_vit", data, tmp_path / "f", weights="none", num_workers=1)
+    shapes = {layer: maps.shape[1:] for layer, maps in features.maps.items()}
+    assert shapes == {"blocks.2": (64, 10, 10), "blocks.3": (64, 10, 10), "features": (64, 100, 1)}
+
+
 def test_stopped_five_times_the_bytes_are_the_same(data, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EVERY", 1)
     run(data, tmp_path / "whole")
