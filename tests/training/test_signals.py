@@ -36,7 +36,17 @@ def send(monkeypatch, number, epoch, index, hook="training_step"):
     monkeypatch.setattr(TrainingTask, hook, step)
 
 
+@pytest.fixture
+def heard():
+    """Undo what `nohup make test` does, under which a run rightly does not mind a lost terminal."""
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("heard")
 def test_saved_after_the_step_and_gone_on_with(small_set, tmp_path, monkeypatch, whole, number):
     out, before = tmp_path / "run", signal.getsignal(number)
     send(monkeypatch, number, 1, 0)
