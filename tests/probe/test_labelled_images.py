@@ -8,7 +8,7 @@ from probe_sets import folder_of_images
 
 from gmsop.data.labelled_images import find_images
 from gmsop.data.preprocess import Preprocess
-from gmsop.errors import DataError
+from gmsop.errors import DataError, TrainingWarning
 
 HOW = Preprocess(16, (0.5,) * 3, (0.5,) * 3, "bilinear")
 
@@ -28,6 +28,29 @@ def test_a_folder_of_splits(tmp_path, name):
     images = find_images(path)
     assert images.is_test.sum() == 6
     assert all(images.names[i].startswith(name) == images.is_test[i] for i in range(len(images)))
+
+
+def test_a_folder_of_training_images_alone(tmp_path):
+    path = folder_of_images(tmp_path / "set", split=True)
+    shutil.rmtree(path / "val")
+    images = find_images(path)
+    assert (len(images), images.is_test, images.names[0]) == (18, None, "train/class 0/0.png")
+    (path / "testing").mkdir()
+    with pytest.raises(DataError, match="beside train there is testing"):
+        find_images(path)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    path = folder_of_images(tmp_path / "set")
+    (path / "class 2").rename(path / "train")
+    assert find_images(path).class_names == ["class 0", "class 1", "train"]
+
+
+def test_one_of_two_test_folders_is_taken_and_it_is_said(tmp_path):
+    path = folder_of_images(tmp_path / "set", split=True)
+    shutil.copytree(path / "val", path / "test")
+    with pytest.warns(TrainingWarning, match="val are tested on; those of test are left alone"):
+        assert find_images(path).is_test.sum() == 6
 
 
 def test_a_packed_set(small_set):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gmsop.backbones.dry_run import evaluating
 from gmsop.backbones.protocol import BackboneModule
 from gmsop.backbones.registry import register_backbone
 from gmsop.errors import ConfigError
@@ -50,19 +51,14 @@ class GivenModule(BackboneModule):
 
     def _shape(self, size: Sequence[int]) -> tuple[int, ...]:
         like = next(self.model.parameters(), torch.zeros(()))
-        training = {module: module.training for module in self.model.modules()}
-        self.model.eval()
         try:
-            with torch.no_grad():
+            with evaluating(self.model), torch.no_grad():
                 out: Any = self.model(torch.zeros(2, self.in_chans, *size, device=like.device, dtype=like.dtype))
         except Exception as error:
             raise ConfigError(
                 f"{type(self.model).__name__} does not take images (2, {self.in_chans}, {size[0]}, {size[1]}): "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             ) from error
-        finally:
-            for module, mode in training.items():
-                module.training = mode
         shape = tuple(out.shape) if isinstance(out, Tensor) else ()
         axes = 3 if self.output_fmt == "NLC" else 4
         wanted = {"NCHW": "(B, C, H, W)", "NHWC": "(B, H, W, C)", "NLC": "(B, N, C)"}[self.output_fmt]

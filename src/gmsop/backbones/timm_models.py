@@ -3,12 +3,11 @@
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
+from gmsop.backbones.dry_run import shapes_of, unused_by
 from gmsop.backbones.protocol import BackboneModule
 from gmsop.backbones.registry import register_backbone
 from gmsop.errors import ConfigError, GmsopError, UnknownNameError
@@ -40,9 +39,9 @@ class TimmBackbone(BackboneModule):
             "pre_logits"] ends a vgg16_bn before its last max-pooling, with four times the positions.
         class_token: of a transformer: "drop" it, or "concat" it, after the model's own norm, to the pooled vector.
         layers: several levels in place of the last features, for a head that pools each: names or indices of the
-            model's `feature_info`, or "features", its last features after its own norm; a level may be
-            named twice, for two heads. `forward` then gives a tuple of
-            maps (B, C, H, W), one for each; layers that no level needs are left out.
+            model's `feature_info`, or "features", its last features after its own norm; a level may be named twice, for
+            two heads. `forward` then gives a tuple of maps (B, C, H, W), one for each; layers of the network that none
+            of them needs are left out.
         model_args: further arguments of `timm.create_model`, for example {"img_size": 256, "drop_path_rate": 0.1}.
         pretrained: load timm's weights.
 
@@ -122,7 +121,11 @@ class TimmBackbone(BackboneModule):
         if layers is not None:
             self._choose(layers)
         if self.source != "forward" or FEATURES not in (self.layers or (FEATURES,)):
-            _drop_what_follows(model, self._features_of, (self.in_chans, *size))
+            # A run on several devices would wait for the gradients of what the features do not depend on.
+            unused = unused_by(self._features_of, model, (self.in_chans, *size))
+            _leave_out(model, unused.modules)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and name not in unused.parameters)
 
     def _choose(self, layers: Sequence[str | int]) -> None:
         """Make the features those of several levels, each as a map (B, C, H, W)."""
@@ -146,7 +149,7 @@ class TimmBackbone(BackboneModule):
 
     def layer_shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
         """Return the shapes (1, C, H, W) of the layers' maps for one image of this size."""
-        return _shapes_of(self._features_of, self.model, (self.in_chans, height, width))
+        return shapes_of(self._features_of, self.model, (self.in_chans, height, width))
 
     def layer_names(self) -> list[str]:
         """Return the names of the levels that `layers` can be of, first to last; "features" is the last."""
@@ -191,7 +194,7 @@ class TimmBackbone(BackboneModule):
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the last features for images of this size; for tokens, their number and 1."""
-        shape = _shapes_of(self._features_of, self.model, (self.in_chans, height, width))[-1]
+        shape = shapes_of(self._features_of, self.model, (self.in_chans, height, width))[-1]
         if self.output_fmt == "NLC":
             return shape[1] - self.num_prefix_tokens, 1
         return (shape[1], shape[2]) if self.output_fmt == "NHWC" else (shape[2], shape[3])
@@ -339,7 +342,7 @@ def _source(model: nn.Module, size: Sequence[int], channels: int) -> tuple[str, 
     found = []
     for name, source in _SOURCES.items():
         try:
-            shapes = _shapes_of(source, model, size)
+            shapes = shapes_of(source, model, size)
             shape = shapes[0] if len(shapes) == 1 else ()
         except Exception as error:  # whatever a model says of a call that it does not know
             found.append(f"{name}: {_line(error)}")
@@ -354,78 +357,6 @@ def _source(model: nn.Module, size: Sequence[int], channels: int) -> tuple[str, 
         f"{_name(model)} is no backbone for a pooling head: looked for one map (B, {channels}, H, W), or tokens "
         f"(B, N, {channels}), of more than one position; found {'; '.join(found)}"
     )
-
-
-def _shapes_of(
-    source: Callable[[nn.Module, Tensor], Any], model: nn.Module, size: Sequence[int]
-) -> list[tuple[int, ...]]:
-    """Return the shapes of one image's features, without computing numbers where possible; [] if none are tensors."""
-    like = next(model.parameters())
-    with _evaluating(model), torch.no_grad():
-        try:
-            out = source(_on_meta(model), torch.empty(1, *size, device="meta", dtype=like.dtype))
-        except Exception:  # the model has its own mind about devices
-            out = source(model, torch.zeros(1, *size, device=like.device, dtype=like.dtype))
-    every = out if isinstance(out, tuple | list) else (out,)
-    return [tuple(each.shape) for each in every] if all(isinstance(each, Tensor) for each in every) else []
-
-
-def _drop_what_follows(model: nn.Module, source: Callable[[nn.Module, Tensor], Any], size: Sequence[int]) -> None:
-    """Leave out the layers that follow the pooling; a run on several devices would wait for their gradients.
-
-    A module is left out when nothing calls it and none of its parameters reaches the features. Other parameters that do
-    not reach them (one of a module that is used, or of one whose output nothing uses) stay, without a gradient.
-    """
-    with _evaluating(model), torch.enable_grad():
-        try:
-            copied = _on_meta(model).requires_grad_()
-            called: set[nn.Module] = set()
-            for module in copied.modules():
-                module.register_forward_pre_hook(lambda module, _: called.add(module))
-            x = torch.empty(1, *size, device="meta", dtype=next(model.parameters()).dtype)
-            out = source(copied, x)
-            total = sum(each.sum() for each in (out if isinstance(out, tuple) else (out,)))
-            inputs = list(copied.named_parameters())
-            grads = torch.autograd.grad(cast(Tensor, total), [parameter for _, parameter in inputs], allow_unused=True)
-            if hasattr(copied, "forward_intermediates") and not isinstance(out, tuple):
-                cast(Any, copied).forward_intermediates(x)
-        except Exception:  # as above
-            return
-    unused = {name for (name, _), grad in zip(inputs, grads, strict=True) if grad is None}
-    left_out: list[str] = []
-    heads: list[str] = []
-    for name, module in copied.named_modules():
-        if name and hasattr(module, "reset"):  # timm makes a head anew by it: the head stays, but for its layers
-            heads.append(name)
-        in_head = any(f"{name}.".startswith(f"{head}.") for head in heads)
-        nested = any(name.startswith(f"{outer}.") for outer in left_out)
-        inside = [f"{name}.{own}" for own, _ in module.named_parameters()]
-        whole = bool(name) and not nested and not (in_head and any(True for _ in module.children()))
-        if whole and inside and unused.issuperset(inside) and called.isdisjoint(module.modules()):
-            left_out.append(name)
-    _leave_out(model, left_out)
-    for name, parameter in model.named_parameters():
-        if name in unused:
-            parameter.requires_grad_(False)
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """Copy a model without its numbers. What it keeps from a call to the next is then the copy's, not its own."""
-    memo: dict[int, Any] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    for p in model.parameters():
-        memo[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
-    return copy.deepcopy(model, memo)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Any:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def _prefix_tokens(model: Any, tokens: int, size: tuple[int, int], info: list[dict[str, Any]]) -> int:

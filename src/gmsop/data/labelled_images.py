@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from gmsop.data.image_folder import image_classes
 from gmsop.data.images import FILTERS
 from gmsop.data.packed import PackedDataset, read_meta
 from gmsop.data.preprocess import Preprocess
-from gmsop.errors import DataError
+from gmsop.errors import DataError, TrainingWarning
 from gmsop.utils.progress import progress_bar
 
 TEST_FOLDERS = ("val", "valid", "validation", "test")
@@ -130,9 +131,21 @@ def _resized(pixels: NDArray[np.uint8], how: Preprocess) -> NDArray[np.uint8]:
 
 
 def _from_folder(path: Path, progress: bool) -> LabelledImages:
-    test = next((name for name in TEST_FOLDERS if (path / name).is_dir()), None)
-    if (path / "train").is_dir() and test is not None:
-        parts = {name: image_classes(path / name, progress=progress) for name in ("train", test)}
+    tests = [name for name in TEST_FOLDERS if (path / name).is_dir()]
+    learnt = image_classes(path / "train", progress=progress)  # none, where "train" is a class: it has no folders in it
+    if learnt and not tests:
+        others = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name != "train" and p.name[0] != ".")
+        if others:
+            raise DataError(
+                f"{path}: beside train there is {', '.join(others[:5])}; images to test on are in one of "
+                f"{', '.join(TEST_FOLDERS)}"
+            )
+        parts = {"": learnt}
+    elif tests and (path / "train").is_dir():
+        if len(tests) > 1:
+            text = f"{path}: the images of {tests[0]} are tested on; those of {', '.join(tests[1:])} are left alone"
+            warnings.warn(text, TrainingWarning, stacklevel=3)
+        parts = {"train": learnt, tests[0]: image_classes(path / tests[0], progress=progress)}
         for name, classes in parts.items():
             if not classes:
                 raise DataError(f"{path / name}: no folder of images (CLASS/*.jpg) in it")

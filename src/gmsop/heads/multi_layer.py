@@ -24,9 +24,9 @@ def multi_layer(in_channels: Sequence[int], parts: Sequence[Mapping[str, Any]] |
     for channels, part in zip(in_channels, parts, strict=True):
         options = dict(part)
         head = HEADS[options.pop("head")]
-        of_norm = options.pop("batch_norm", head.batch_norm)
+        is_normed = options.pop("batch_norm", head.batch_norm)
         pools.append(head.build(channels, **options))
-        normed.append(bool(of_norm))
+        normed.append(bool(is_normed))
     return MultiLayerPool(pools, normed)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gmsop.errors import ConfigError
 from gmsop.nn.init import he_normal_
+from gmsop.nn.moments import Moments
 from gmsop.ops import covariance_pool, eigh_sqrt, second_order_pool, triu_size, triu_vectorize
 from gmsop.ops.precision import like_input
 from gmsop.utils.options import PositiveInt
@@ -150,7 +151,7 @@ class ISqrtCovPool(nn.Module):
         if self.init != "pca":
             raise ConfigError("ISqrtCovPool: start_from needs reduced_dim and init='pca'")
         weight = cast(Tensor, self.reduce[0].weight)  # type: ignore[index]
-        weight.copy_(principal_components(maps, weight.shape[0])[1].T[:, :, None, None])
+        weight.copy_(Moments.of(maps).components(weight.shape[0]).T[:, :, None, None])
 
     def extra_repr(self) -> str:
         return f"num_iters={self.num_iters}" if self.root == "newton_schulz" else f"root={self.root}"
@@ -158,35 +159,6 @@ class ISqrtCovPool(nn.Module):
 
 EPS = 1e-8
 """What is added to a covariance's magnitude before `root="power"`."""
-
-
-def principal_components(maps: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Return the mean of features over all positions (C,), and their first principal components (C, count), in float64.
-
-    The sign of a component is that of its largest element.
-
-    Raises:
-        ConfigError: there are no more positions than components.
-    """
-    total: Tensor | None = None
-    square: Tensor | None = None
-    number = 0
-    for x in maps:
-        rows = x.flatten(2).transpose(1, 2).reshape(-1, x.shape[1])
-        wide = rows.to(torch.promote_types(x.dtype, torch.float32))
-        product, added = (wide.T @ wide).double(), wide.sum(0, dtype=torch.float64)
-        square, total = (product, added) if square is None or total is None else (square + product, total + added)
-        number += len(rows)
-    if square is None or total is None or number <= count:
-        raise ConfigError(f"{number} positions of features do not have {count} principal components")
-    return components_of_moments(square / number, total / number, count)
-
-
-def components_of_moments(square: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return what `principal_components` does, given the mean of x x^T (C, C) and that of x (C,)."""
-    vectors = torch.linalg.eigh(square - mean[:, None] * mean)[1][:, -count:].flip(1)
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return mean, vectors * largest.sign()
 
 
 def require_map(name: str, x: Tensor, channels: int | None = None, at_least: int = 1) -> None:

@@ -17,7 +17,7 @@ def penalties(count: int) -> list[float]:
 
 
 def fit_best(fold: Fold, candidates: Sequence[Sequence[Block]]) -> Outcome:
-    """Choose among several sets of blocks, and penalties for each, `BUDGET` settings in all; then answer."""
+    """Choose among several sets of blocks, and penalties for each, at most `BUDGET` settings in all; then answer."""
     each = penalties(max(2, BUDGET // len(candidates)))
     found: list[tuple[Choice, RidgePath, tuple[Block, ...]]] = []
     for blocks in candidates:

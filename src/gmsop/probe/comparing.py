@@ -1,26 +1,25 @@
 """Compare heads on frozen features: every choice inside the training images, every difference paired over images."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gmsop.errors import ConfigError
+from gmsop.nn.moments import Moments
 from gmsop.probe.closed_form import BUDGET, fit_best
-from gmsop.probe.comparison import CHOSEN, Comparison, Row, error_interval, paired
+from gmsop.probe.comparison import CHOSEN, Comparison, Kept, Row, error_interval, paired
 from gmsop.probe.features import Features
 from gmsop.probe.folds import make_groups
 from gmsop.probe.registry import PROBES, Fold, Outcome
-from gmsop.probe.vectors import Block, Moments
+from gmsop.probe.vectors import Block
 from gmsop.utils.progress import progress_bar
 
 DEFAULT_HEADS = ("average", "second_order")
-BESIDE = "beside each other"
-"""What the head of a row is called that takes two layers, or both orders of one."""
 MAX_IMAGES = 8000
 """Inner products of all images are kept: 8,000 take half a gigabyte for each layer and order."""
 
@@ -78,16 +77,14 @@ def compare(
             tested = np.sort(np.concatenate(groups[:count]))
             place = np.full(len(features), -1)
             place[tested] = np.arange(len(tested))
-            moments = {layer: Moments(features, layer, groups) for layer in chosen_layers}
+            moments = {layer: [Moments.of(features.batches(layer, rows)) for rows in groups] for layer in chosen_layers}
             for k in range(count):
                 learnt = [g for g in range(len(groups)) if g != k]
                 train = np.sort(np.concatenate([groups[g] for g in learnt]))
                 fold = Fold(features, train, groups[k], learnt, moments, dims, epochs, seed, means)
-                for key, (outcome, seconds) in _run(
-                    fold, names, chosen_layers, pairs, lambda: bar.advance(task)
-                ).items():
+                for key, one in _run(fold, names, chosen_layers, pairs, lambda: bar.advance(task)).items():
                     cell = found.setdefault(key, _Cell(len(seeds), len(tested)))
-                    cell.add(outcome, seconds, number, place[groups[k]], features.labels[groups[k]])
+                    cell.add(one, number, place[groups[k]], features.labels[groups[k]])
         rows = _rows(found)
         every = range(len(groups)) if features.is_test is None else range(count, len(groups))
         train = np.sort(np.concatenate([groups[g] for g in every]))
@@ -95,7 +92,6 @@ def compare(
         winner = _winner(whole, found, pairs)
         bar.advance(task)
     best = {order: next(row for row in rows if row.is_chosen and row.order == order) for order in (1, 2)}
-    budgets = {name: PROBES[name].budget for name in names} | {BESIDE: BUDGET}
     return Comparison(
         rows=rows,
         reference=best[1],
@@ -104,7 +100,6 @@ def compare(
         test_images=tested,
         folds=folds if features.is_test is None else 0,
         seeds=tuple(seeds),
-        budgets=budgets,
         about={key: features.meta[key] for key in ("backbone", "weights", "preprocess", "data", "class_names")},
         winner=winner,
         seconds=time.perf_counter() - start,
@@ -129,26 +124,39 @@ def check_heads(heads: Sequence[str], dims: Sequence[int], seeds: Sequence[int],
         raise ConfigError(f"none of {', '.join(heads)} can become a model; add average or second_order")
     if not dims or min(dims) < 1 or not seeds or epochs < 1:
         raise ConfigError(f"dims, seeds and epochs must be positive, got {dims}, {seeds} and {epochs}")
+    if len(set(dims)) > BUDGET // 2:
+        raise ConfigError(f"at most {BUDGET // 2} dims: a probe chooses among {BUDGET} settings, got {len(set(dims))}")
 
 
-def _run(
-    fold: Fold, names: Sequence[str], layers: Sequence[str], pairs: bool, advance: Callable[[], None]
-) -> dict[tuple[str, str], tuple[Outcome, float]]:
+class _Run(NamedTuple):
+    """What a head at a layer, or a choice of layers, gave on a fold."""
+
+    outcome: Outcome
+    settings: int
+    """Among how many it was chosen."""
+    seconds: float
+
+
+_Runs = dict[tuple[str, str], _Run]
+"""By head and layer."""
+
+
+def _run(fold: Fold, names: Sequence[str], layers: Sequence[str], pairs: bool, advance: Callable[[], None]) -> _Runs:
     """Return what every head at every layer gave on a fold, and the choices of layers of either order."""
-    found: dict[tuple[str, str], tuple[Outcome, float]] = {}
+    found: _Runs = {}
     for name in names:
         for layer in layers:
             start = time.perf_counter()
             outcome = PROBES[name].run(fold, layer)
-            found[name, layer] = outcome, time.perf_counter() - start
+            found[name, layer] = _Run(outcome, PROBES[name].budget, time.perf_counter() - start)
             advance()
-    for order in (1, 2):
+    for order, label in _LABELS.items():
         start = time.perf_counter()
-        singles = {
-            key: outcome for key, (outcome, _) in found.items() if key[1] != CHOSEN and PROBES[key[0]].order == order
-        }
-        best = _choose(fold, singles, _blocks(found, 1 if order == 1 else None) if pairs else [])
-        found[_LABELS[order], CHOSEN] = best[1], time.perf_counter() - start
+        singles = {key: run for key, run in found.items() if key[1] != CHOSEN and PROBES[key[0]].order == order}
+        blocks = _blocks(found, {1} if order == 1 else {1, 2}) if pairs else []
+        _, outcome, tried = _choose(fold, {key: run.outcome for key, run in singles.items()}, blocks)
+        settings = tried + sum(run.settings for run in singles.values())
+        found[label, CHOSEN] = _Run(outcome, settings, time.perf_counter() - start)
         advance()
     return found
 
@@ -156,38 +164,35 @@ def _run(
 _LABELS = {1: "best of first order", 2: "best of second order"}
 
 
-def _blocks(found: dict[tuple[str, str], tuple[Outcome, float]], order: int | None) -> list[Block]:
+def _blocks(found: _Runs, orders: set[int]) -> list[Block]:
     """Return the single blocks that probes stand on, each layer's of one order with the dimension that was chosen."""
-    single = {o.blocks[0] for o, _ in found.values() if len(o.blocks) == 1}
-    kept = [block for block in single if (order is None or block.order == order) and block.root == "newton_schulz"]
-    return sorted(kept, key=str)
+    single = {run.outcome.blocks[0] for run in found.values() if len(run.outcome.blocks) == 1}
+    return sorted((block for block in single if block.order in orders and block.root == "newton_schulz"), key=str)
 
 
-def _choose(fold: Fold, singles: dict[tuple[str, str], Outcome], blocks: Sequence[Block]) -> tuple[str, Outcome]:
-    """Choose the head and layer with the least error inside the training images, or its block and another beside it.
+def _choose(fold: Fold, singles: dict[tuple[str, str], Outcome], blocks: Sequence[Block]) -> tuple[str, Outcome, int]:
+    """Choose the head and layer with the least error inside the training images, or its blocks and another beside.
 
-    Of equals the first by name is taken, so that the order in which heads were named does not matter.
+    A trained head stands alone; the best of those that stand on blocks is then tried with others all the same. Of
+    equals the first by name is taken, so that the order in which heads were named does not matter.
+
+    Returns:
+        What was chosen in words, what it gave, and how many settings were tried for blocks beside each other.
     """
-    key = min(sorted(singles), key=lambda key: _inner(singles[key]))
-    label, best = f"{key[0]} of {key[1]}", singles[key]
-    if not best.blocks:  # a trained head stands alone; what its rivals can do beside each other is tried all the same
-        standing = [k for k in sorted(singles) if singles[k].blocks]
-        if not standing:
-            return label, best
-        own = singles[min(standing, key=lambda k: _inner(singles[k]))].blocks
-    else:
-        own = best.blocks
-    for block in blocks:
+    names = sorted(singles, key=lambda key: (_inner(singles[key]), key))
+    label, best, tried = " of ".join(names[0]), singles[names[0]], 0
+    own = next((singles[key].blocks for key in names if singles[key].blocks), ())
+    for block in blocks if own else ():
         if (block.layer, block.order) not in {(each.layer, each.order) for each in own}:
             together = fit_best(fold, [[*own, block]])
+            tried += BUDGET
             if _inner(together) < _inner(best):
                 label, best = " + ".join(map(str, together.blocks)), together
-    return label, best
+    return label, best, tried
 
 
-def _inner(outcome: Outcome) -> tuple[float, float]:
-    choice = outcome.choice
-    return (choice.wrong, 0.0) if not math.isnan(choice.wrong) else (math.inf, 0.0)
+def _inner(outcome: Outcome) -> float:
+    return outcome.choice.wrong
 
 
 @dataclass
@@ -196,7 +201,7 @@ class _Cell:
 
     seeds: int
     images: int
-    order: int = 0
+    settings: int = 0
     size: int = 0
     seconds: float = 0.0
     chosen: list[str] = field(default_factory=list)
@@ -206,14 +211,14 @@ class _Cell:
         self.wrong = np.ones((self.seeds, self.images), bool)
         self.answers = np.full(self.images, -1, np.int64)
 
-    def add(
-        self, outcome: Outcome, seconds: float, seed: int, places: NDArray[np.int64], labels: NDArray[np.int64]
-    ) -> None:
+    def add(self, run: "_Run", seed: int, places: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+        outcome = run.outcome
         self.wrong[seed, places] = outcome.answers != labels
         if seed == 0:
             self.answers[places] = outcome.answers
         self.size = max(self.size, outcome.size)
-        self.seconds += seconds
+        self.settings = max(self.settings, run.settings)
+        self.seconds += run.seconds
         self.inner.append(100 * outcome.choice.wrong)
         setting = ", ".join(f"{key} {value:.3g}" for key, value in outcome.choice.setting.items())
         stands_on = " + ".join(map(str, outcome.blocks))
@@ -234,6 +239,7 @@ def _rows(found: dict[tuple[str, str], _Cell]) -> list[Row]:
                 error=100 * float(cell.wrong.mean()),
                 interval=error_interval(cell.wrong),
                 difference=None if cell is reference else paired(cell.wrong, reference.wrong),
+                settings=cell.settings,
                 size=cell.size,
                 seconds=cell.seconds,
                 chosen=tuple(cell.chosen),
@@ -245,7 +251,7 @@ def _rows(found: dict[tuple[str, str], _Cell]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.error, row.head, row.layers))
 
 
-def _winner(whole: Fold, found: dict[tuple[str, str], _Cell], pairs: bool) -> tuple[str, str, Outcome]:
+def _winner(whole: Fold, found: dict[tuple[str, str], _Cell], pairs: bool) -> Kept:
     """Choose the model to keep, of either order, and its settings, with all images that may be learnt from.
 
     The head and layer are those with the least error inside the folds' training images, of those that can become a
@@ -257,9 +263,9 @@ def _winner(whole: Fold, found: dict[tuple[str, str], _Cell], pairs: bool) -> tu
     head, layer = min(sorted(usable), key=usable.__getitem__)
     outcome = PROBES[head].run(whole, layer)
     if outcome.part or not pairs:
-        return head, layer, outcome
+        return Kept(f"{head} of {layer}", head, layer, outcome)
     blocks = [
         Block(name, order, max(whole.dims_of(name)) if order == 2 else 0) for name in whole.moments for order in (1, 2)
     ]
-    label, outcome = _choose(whole, {(head, layer): outcome}, blocks)
-    return label, "", outcome
+    label, outcome, _ = _choose(whole, {(head, layer): outcome}, blocks)
+    return Kept(label, head, layer, outcome)

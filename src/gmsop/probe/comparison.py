@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class Row:
     """Wilson's 95 % interval of one error rate; with several seeds, of the first."""
     difference: Difference | None
     """To the reference: the best of first order, its layers chosen inside the training images."""
+    settings: int
+    """How many were tried in each fold, inside its training images."""
     size: int
     """Length of the representation; of several folds, the longest."""
     seconds: float
@@ -84,6 +86,17 @@ class Row:
         return self.layers == CHOSEN
 
 
+class Kept(NamedTuple):
+    """Says of what the model to keep is made, chosen with all images that may be learnt from."""
+
+    label: str
+    """In words."""
+    head: str
+    """The probe's name."""
+    layer: str
+    outcome: Outcome
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Holds the results of `gmsop.probe.compare`."""
@@ -99,12 +112,10 @@ class Comparison:
     folds: int
     """0: the data has a test split of its own."""
     seeds: tuple[int, ...]
-    budgets: dict[str, int]
-    """How many settings each head chose from."""
     about: dict[str, Any]
     """Backbone, weights, preprocess, data."""
-    winner: tuple[str, str, Outcome] = field(repr=False)
-    """Head, layer and what was chosen with all training images: of the best model to keep."""
+    winner: Kept = field(repr=False)
+    """Of which the model to keep is made."""
     forecast: Forecast | None = None
     """What was guessed beforehand, if it was."""
     seconds: float = math.nan
@@ -153,7 +164,7 @@ class Comparison:
                 "size": row.size,
                 "seconds": row.seconds,
                 "inner_error": row.inner,
-                "settings_tried": self.budgets.get(row.head),
+                "settings_tried": row.settings,
                 "chosen": " | ".join(row.chosen),
             }
             for row in self.rows

@@ -52,8 +52,8 @@ def extract(
         backbone: timm's name.
         data: see `gmsop.data.labelled_images.find_images`.
         out: the folder to make.
-        layers: names or indices of the backbone's levels, "features" for its last features; "auto": those of at least
-            1/16 of the image's size in each direction, from the first of 1/16 on, and the last features.
+        layers: names or indices of the backbone's levels, "features" for its last features; "auto": see
+            `choose_layers`.
         weights: see `gmsop.weights.pretrained.pretrained_state`.
         image_size: pixels; None: the backbone's own.
         batch_size: images that go through the backbone together; on CPUs few are fastest, as they stay in the cache.
@@ -80,7 +80,7 @@ def extract(
         warn(f"{backbone} has random weights (--weights none): its features tell little about images")
     trunk = frozen_backbone(backbone, layers, weights)
     how = _preprocess(trunk, image_size)
-    shapes = dict(zip(trunk.layers, _shapes(trunk, how.image_size), strict=True))
+    shapes = dict(zip(trunk.layers, _shapes(trunk, how.image_size, how.image_size), strict=True))
     meta = {
         "format": FORMAT,
         "version": VERSION,
@@ -148,20 +148,19 @@ def choose_layers(trunk: TimmBackbone, image_size: int | None = None) -> list[st
     return [*found.values(), FEATURES]
 
 
-def _shapes(trunk: TimmBackbone, *sides: int) -> list[tuple[int, ...]]:
-    side = sides if len(sides) == 2 else (*sides, *sides)
+def _shapes(trunk: TimmBackbone, height: int, width: int) -> list[tuple[int, ...]]:
+    """Return the shapes (C, H, W) of the layers' maps for images of this size."""
     try:
-        return [tuple(shape[1:]) for shape in trunk.layer_shapes(*side)]
+        return [shape[1:] for shape in trunk.layer_shapes(height, width)]
     except (AssertionError, RuntimeError) as error:  # how timm's models refuse a size
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"the backbone does not take images of {side[0]} x {side[1]} pixels: {reason}") from error
+        raise ConfigError(f"the backbone does not take images of {height} x {width} pixels: {reason}") from error
 
 
 def _preprocess(trunk: TimmBackbone, image_size: int | None) -> Preprocess:
     cfg: Any = trunk.model.pretrained_cfg
-    return Preprocess.of(
-        {**cfg, "input_size": (3, image_size or trunk.input_size[0], image_size or trunk.input_size[1])}
-    )
+    side = image_size or trunk.input_size[0]
+    return Preprocess.of({**cfg, "input_size": (3, side, side)})
 
 
 def _require_same(out: Path, wanted: dict[str, Any]) -> None:
@@ -208,6 +207,8 @@ def _write(
         try:
             done = _rows_done(part, meta)
             if done == 0:
+                if (part / "state.json").exists():
+                    warn(f"{out}: unfinished features of something else were there; they are given up")
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir()
                 require_space(out.parent, size)

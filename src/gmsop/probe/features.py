@@ -1,9 +1,11 @@
 """Features of images, computed once: a folder of arrays, opened as memory maps.
 
-LAYER.npy     (n, C, H, W) float16, or float32 where a number is too large for float16; a file for each layer
-LAYER.flip.npy   the same of the mirrored images, if they were asked for
-labels.npy    (n,) int64, 0-based
-meta.json     format, version, backbone, weights, preprocess, layers, data, names, class_names, is_test, sha256
+    LAYER.npy     (n, C, H, W) float16, or float32 where a number is too large for float16; a file for each layer
+    LAYER.flip.npy   the same of the mirrored images, if they were asked for
+    labels.npy    (n,) int64, 0-based
+    meta.json     format, version, backbone, weights, preprocess, layers, data, names, class_names, is_test, sha256
+
+Memory does not grow with their number: pages are read when their images are.
 """
 
 import json

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gmsop.nn.moments import Moments
 from gmsop.probe.features import Features
-from gmsop.probe.vectors import Block, Moments, kernels
+from gmsop.probe.vectors import Block, kernels
 
 IMAGES = 600
 """Training images that are looked at."""
@@ -36,8 +37,9 @@ def forecast(features: Features, seed: int = 0) -> Forecast:
     labels = torch.from_numpy(features.labels[rows])
     errors: dict[int, list[float]] = {1: [], 2: []}
     for layer in features.layers:
-        dim = min(64, features.channels(layer))
-        components = Moments(features, layer, [rows]).components([0], dim).float()
+        moments = Moments.of(features.batches(layer, rows))
+        dim = min(64, features.channels(layer), moments.positions - 1)
+        components = moments.components(dim).float()
         for block, found in ((Block(layer, 1), None), (Block(layer, 2, dim), components)):
             similarity = kernels(features, [block], found, rows)[0]
             size = similarity.diag().sqrt().clamp(min=1e-6)

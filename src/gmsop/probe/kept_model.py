@@ -13,8 +13,8 @@ from gmsop.backbones.timm_models import TimmBackbone
 from gmsop.errors import ConfigError
 from gmsop.models import PooledClassifier, attach
 from gmsop.nn import MultiLayerPool
+from gmsop.nn.moments import Moments
 from gmsop.nn.multi_layer import NORM
-from gmsop.nn.pooling import principal_components
 from gmsop.probe.comparison import Comparison
 from gmsop.probe.extraction import frozen_backbone
 from gmsop.probe.features import Features
@@ -42,7 +42,7 @@ def fit_model(features: Features, comparison: Comparison, epochs: int = 20) -> P
     Raises:
         ConfigError: the backbone's weights are not those that the features were computed with.
     """
-    head, layer, outcome = comparison.winner
+    _, head, layer, outcome = comparison.winner
     rows = np.arange(len(features)) if features.is_test is None else np.flatnonzero(~features.is_test)
     trunk = frozen_backbone(features.backbone, features.layers, features.meta["weights"]["from"])
     if fingerprint(trunk) != features.meta["weights"]["sha256"]:
@@ -83,7 +83,7 @@ def _of_blocks(features: Features, blocks: tuple[Block, ...], penalty: float, ro
     for block, pool in zip(blocks, model.pool.pools, strict=True):
         components = None
         if block.order == 2:
-            components = principal_components(features.batches(block.layer, rows), block.dim)[1].float()
+            components = Moments.of(features.batches(block.layer, rows)).components(block.dim).float()
             with torch.no_grad():
                 cast(Any, pool).reduce[0].weight.copy_(components.T[:, :, None, None])
         found = pooled(features, [block], components, rows)[0]

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gmsop.nn.moments import Moments
 from gmsop.probe.features import Features
 from gmsop.probe.ridge import Choice
-from gmsop.probe.vectors import Block, Moments, kernels
+from gmsop.probe.vectors import Block, kernels
 from gmsop.utils.registry import Registry
 
 
@@ -25,7 +28,8 @@ class Fold:
     test: NDArray[np.int64]
     groups: Sequence[int]
     """Which groups of `moments` are those to learn from."""
-    moments: dict[str, Moments]
+    moments: dict[str, list[Moments]]
+    """Of each layer, for each group of images."""
     dims: Sequence[int]
     """Numbers of principal components to choose from."""
     epochs: int
@@ -47,13 +51,17 @@ class Fold:
 
     def dims_of(self, layer: str) -> list[int]:
         """Return the numbers of components that a layer can have, of those to choose from."""
-        channels = self.features.channels(layer)
-        return sorted({min(dim, channels) for dim in self.dims})
+        most = min(self.features.channels(layer), self._moments(layer).positions - 1)
+        return sorted({min(dim, most) for dim in self.dims})
+
+    def _moments(self, layer: str) -> Moments:
+        """Return the moments of the images to learn from."""
+        return reduce(add, (self.moments[layer][group] for group in self.groups))
 
     def components(self, layer: str) -> Tensor:
         """Return the principal components (C, largest dim) of the images to learn from."""
         if layer not in self._components:
-            self._components[layer] = self.moments[layer].components(self.groups, max(self.dims_of(layer))).float()
+            self._components[layer] = self._moments(layer).components(max(self.dims_of(layer))).float()
         return self._components[layer]
 
     def kernel(self, blocks: Sequence[Block]) -> Tensor:

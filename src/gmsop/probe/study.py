@@ -120,9 +120,8 @@ def write_tables(comparison: Comparison, out: Path) -> None:
         "test_images": len(comparison.test_images),
         "folds": comparison.folds,
         "seeds": list(comparison.seeds),
-        "settings_tried": comparison.budgets,
         "about": comparison.about,
-        "kept": {"head": comparison.winner[0], "layer": comparison.winner[1], **comparison.winner[2].choice.setting},
+        "kept": {"is": comparison.winner.label, **comparison.winner.outcome.choice.setting},
         "seconds": comparison.seconds,
         "rows": records,
     }

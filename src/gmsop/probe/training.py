@@ -17,6 +17,8 @@ from gmsop.probe.registry import Fold, Outcome
 from gmsop.probe.ridge import Choice
 
 BATCH = 64
+BALANCE_WEIGHT = 100.0
+"""Of the balance loss beside the sum of the cross-entropies, as in the paper's recipes."""
 IN_MEMORY = 2**31
 """A layer's maps of up to so many bytes, in float32, are read into memory before training."""
 
@@ -83,7 +85,7 @@ def train(
             logits, routing = module(x, return_routing=True) if gated else (module(x), None)
             loss = F.cross_entropy(logits, y)
             if routing is not None:
-                loss = loss + 10 * balance_loss(routing.dense)
+                loss = loss + BALANCE_WEIGHT / len(y) * balance_loss(routing.dense)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

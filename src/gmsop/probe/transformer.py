@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from gmsop.errors import ConfigError
 from gmsop.nn import ISqrtCovPool
-from gmsop.nn.pooling import Root, principal_components
+from gmsop.nn.moments import Moments
+from gmsop.nn.pooling import Root
 from gmsop.probe.vectors import Block, balanced
 
 BATCH = 256
@@ -53,7 +54,7 @@ class SecondOrderPooling(TransformerMixin, BaseEstimator):
         if self.dim is None:
             self.components_ = np.eye(channels, dtype=np.float32)
         else:
-            self.components_ = principal_components(_batches(x), self.dim)[1].float().numpy()
+            self.components_ = Moments.of(_batches(x)).components(self.dim).float().numpy()
         self.n_features_in_ = channels
         return self
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from gmsop.nn.pooling import GlobalAvgPool, ISqrtCovPool, components_of_moments
+from gmsop.nn.pooling import GlobalAvgPool, ISqrtCovPool
 from gmsop.ops import triu_size
 from gmsop.probe.features import Features
 
@@ -33,33 +33,6 @@ class Block:
     def size(self, channels: int) -> int:
         """Return the length of the vector, given the layer's channels."""
         return channels if self.order == 1 else triu_size(self.dim)
-
-
-class Moments:
-    """Sums of x and x x^T over a layer's positions, for each group of images, so that any union of them is quick."""
-
-    def __init__(self, features: Features, layer: str, groups: Sequence[NDArray[np.int64]]) -> None:
-        self.squares, self.totals, self.numbers = [], [], []
-        channels = features.channels(layer)
-        for rows in groups:
-            square, total, number = torch.zeros(channels, channels, dtype=torch.float64), torch.zeros(channels), 0
-            for x in features.batches(layer, rows):
-                flat = x.flatten(2).transpose(1, 2).reshape(-1, channels)
-                square += (flat.T @ flat).double()
-                total = total + flat.sum(0, dtype=torch.float64)
-                number += len(flat)
-            self.squares.append(square)
-            self.totals.append(total)
-            self.numbers.append(number)
-
-    def components(self, groups: Sequence[int], count: int) -> Tensor:
-        """Return the first principal components (C, count) of the images of some groups."""
-        number = sum(self.numbers[group] for group in groups)
-        square, total = torch.zeros_like(self.squares[0]), torch.zeros(len(self.squares[0]), dtype=torch.float64)
-        for group in groups:
-            square += self.squares[group]
-            total += self.totals[group]
-        return components_of_moments(square / number, total / number, count)[1]
 
 
 def pooled(

@@ -26,14 +26,11 @@ SIDE = 96
 """Pixels of such an image."""
 
 
-def write_probe_page(
-    comparison: Comparison, page: str | Path, class_names: list[str], images: LabelledImages | None = None
-) -> None:
+def write_probe_page(comparison: Comparison, page: str | Path, images: LabelledImages) -> None:
     """Write the page.
 
     Args:
-        class_names: names of the classes.
-        images: the images, for samples; None: no samples.
+        images: those that were compared on, in the same order.
 
     Raises:
         WriteError: there is no space or no permission.
@@ -54,10 +51,10 @@ def write_probe_page(
         tested=f"{len(comparison.test_images):,}",
         folds=comparison.folds,
         seeds=comparison.seeds,
-        budgets=comparison.budgets,
+        settings={row.head: row.settings for row in rows},
         seconds=duration(comparison.seconds),
         rows=[_cells(row) for row in rows],
-        kept=comparison.winner[0] + (f" of {comparison.winner[1]}" if comparison.winner[1] else ""),
+        kept=comparison.winner.label,
         colours=[("first order", COLOURS[1]), ("second order", COLOURS[2]), ("neither", COLOURS[0])],
         bars=figures.error_bars(
             [(_label(row), row.error, *row.interval, COLOURS[row.order]) for row in rows], comparison.reference.error
@@ -71,7 +68,7 @@ def write_probe_page(
             "numbers in the vector",
         ),
         choices=[(row.head, row.chosen) for row in rows if row.is_chosen],
-        disagreements=_disagreements(comparison, class_names, images),
+        disagreements=_disagreements(comparison, images),
     )  # fmt: skip
     with writing(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -106,12 +103,9 @@ def _heat(rows: list[Row]) -> str:
     return figures.error_map(values, heads, layers)
 
 
-def _disagreements(
-    comparison: Comparison, class_names: list[str], images: LabelledImages | None
-) -> list[dict[str, Any]]:
+def _disagreements(comparison: Comparison, images: LabelledImages) -> list[dict[str, Any]]:
     """Return images that one of the two rows chosen got right and the other wrong, evenly spread over them."""
-    if images is None:
-        return []
+    names = images.class_names
     first, second = comparison.reference, comparison.best
     kinds = [
         ("second order is right, first order is wrong", first.wrong[0] & ~second.wrong[0], first),
@@ -128,7 +122,7 @@ def _disagreements(
                 picture = _jpeg(images, row)
             except DataError:
                 continue
-            right, taken = class_names[int(images.labels[row])], class_names[int(wrong.answers[place])]
+            right, taken = names[int(images.labels[row])], names[int(wrong.answers[place])]
             strip.append({"url": picture, "text": f"{right}, taken for {taken}"})
         found.append({"caption": caption, "count": f"{len(places):,}", "strip": strip})
     return found

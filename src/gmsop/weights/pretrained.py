@@ -15,6 +15,7 @@ from torch import Tensor
 from gmsop.backbones.timm_models import TimmBackbone
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.utils.files import digest
+from gmsop.weights.training_file import read_training_checkpoint
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def _of_file(path: Path) -> dict[str, Tensor]:
         path = path / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".ckpt":
+        return _plain_names(read_training_checkpoint(path)["state_dict"], path)
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
@@ -108,6 +111,11 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     for entry in ("state_dict", "model", "model_state"):
         if isinstance(state, dict) and isinstance(state.get(entry), dict):
             state = state[entry]
+    return _plain_names(state, path)
+
+
+def _plain_names(state: Any, path: Path) -> dict[str, Tensor]:
+    """Return named tensors by the names that the backbone alone has."""
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: not a file of named tensors")
     for prefix in ("model.backbone.model.", "backbone.model.", "module."):

@@ -42,7 +42,7 @@ def _probe(args: Namespace, folder: Path) -> None:
 
     images = replace(find_images(sample_path(progress=True)), is_test=None)  # each of the 2,000 is tested on once
     comparison = study("tf_efficientnet_lite0", images, folder, seeds=[args.seed], progress=True)
-    write_page(comparison, folder)
+    write_page(comparison, folder, images)
     print_comparison(comparison, folder)
 
 

@@ -10,6 +10,7 @@ from gmsop.cli.commands.features import add_extraction, layers_of
 from gmsop.cli.printing import out
 
 if TYPE_CHECKING:
+    from gmsop.data.labelled_images import LabelledImages
     from gmsop.probe.comparison import Comparison
 
 SUMMARY = "Learn in minutes whether second-order pooling helps on your images."
@@ -65,23 +66,16 @@ def run(args: Namespace) -> None:
         features=args.features,
         progress=True,
     )
-    write_page(comparison, folder)
+    write_page(comparison, folder, images)
     print_comparison(comparison, folder)
 
 
-def write_page(comparison: "Comparison", folder: Path) -> None:
-    """Write the page of a study beside its other files."""
-    from gmsop.data.labelled_images import find_images
-    from gmsop.errors import DataError
+def write_page(comparison: "Comparison", folder: Path, images: "LabelledImages") -> None:
+    """Write the page of a study of these images beside its other files."""
     from gmsop.probe.study import drawn
     from gmsop.report.probe_page import write_probe_page
 
-    names = comparison.about["class_names"]
-    try:
-        images = drawn(find_images(comparison.about["data"]["path"]), comparison.images)
-    except DataError:
-        images = None
-    write_probe_page(comparison, folder / "report.html", names, images)
+    write_probe_page(comparison, folder / "report.html", drawn(images, comparison.images))
 
 
 def print_comparison(comparison: "Comparison", folder: Path) -> None:
@@ -102,7 +96,7 @@ def print_comparison(comparison: "Comparison", folder: Path) -> None:
             "" if found is None else f"{found.points:+.2f}",
             "" if found is None else f"{found.low:+.2f} to {found.high:+.2f}",
             "reference" if found is None else found.verdict,
-            str(comparison.budgets.get(row.head, "")),
+            str(row.settings),
             f"{row.seconds:.1f}",
             style="bold" if row.is_chosen else "",
         )
@@ -115,6 +109,5 @@ def print_comparison(comparison: "Comparison", folder: Path) -> None:
         "of first order, paired over images.\n"
     )
     out.print(f"{comparison.verdict} McNemar: p = {comparison.difference.p_value:.2g}", style="bold", markup=False)
-    kept = comparison.winner[0] + (f" of {comparison.winner[1]}" if comparison.winner[1] else "")
-    out.print(f"model kept: {kept}: {folder / 'model.safetensors'}", markup=False)
+    out.print(f"model kept: {comparison.winner.label}: {folder / 'model.safetensors'}", markup=False)
     out.print(f"page: {folder / 'report.html'}; table: {folder / 'comparison.csv'}, comparison.json", markup=False)

@@ -1,11 +1,13 @@
 """The same vectors with logistic regression in place of ridge regression."""
 
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
 import torch
 
+from gmsop.errors import ConfigError
 from gmsop.probe.closed_form import BUDGET
 from gmsop.probe.folds import held_out
 from gmsop.probe.registry import Fold, Outcome, register_probe
@@ -19,8 +21,10 @@ def run(fold: Fold, layer: str, order: int) -> Outcome:
     The inner products' own coordinates stand for the vectors: the penalty is the same in both.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is not installed; it comes with the extra `probe`.
+        ConfigError: scikit-learn is not installed.
     """
+    if find_spec("sklearn") is None:
+        raise ConfigError("logistic regression needs scikit-learn: pip install 'gmsop[probe]'")
     from sklearn.linear_model import LogisticRegression
 
     every = [Block(layer, 1)] if order == 1 else [Block(layer, 2, dim) for dim in fold.dims_of(layer)]
