@@ -31,7 +31,15 @@ class DataError(GmsopError, ValueError):
     """Images, labels or a packed set that are not what they should be."""
 
 
-class TrainingWarning(RuntimeWarning):
+class GmsopWarning(RuntimeWarning):
+    """Base of every warning gmsop gives; its text is meant for the user as it is."""
+
+
+class DataWarning(GmsopWarning):
+    """Files or images that are left out, or are probably not what they should be."""
+
+
+class TrainingWarning(GmsopWarning):
     """Something went wrong that a run goes on without."""
 
 

@@ -34,7 +34,8 @@ def test_commands(mixed, tmp_path, capfd):
     assert main(["data", "inspect", str(mixed)]) == 0
     printed = capfd.readouterr().out
     assert "without a training image: elm" in printed
-    assert "val that stand in train, too: 2" in printed
+    assert "equal in every pixel: 2 images of val stand in train, too" in printed
+    assert "train 4 (ash) = val 0 (ash)" in printed
     with Image.open(f"{mixed}.png") as sheet:
         assert sheet.size == (800, 114)
     assert main(["data", "verify", str(mixed)]) == 0

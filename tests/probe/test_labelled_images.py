@@ -8,7 +8,7 @@ from probe_sets import folder_of_images
 
 from gmsop.data.labelled_images import find_images
 from gmsop.data.preprocess import Preprocess
-from gmsop.errors import DataError, TrainingWarning
+from gmsop.errors import DataError, DataWarning
 
 HOW = Preprocess(16, (0.5,) * 3, (0.5,) * 3, "bilinear")
 
@@ -35,8 +35,8 @@ def test_a_folder_of_training_images_alone(tmp_path):
     shutil.rmtree(path / "val")
     images = find_images(path)
     assert (len(images), images.is_test, images.names[0]) == (18, None, "train/class 0/0.png")
-    (path / "testing").mkdir()
-    with pytest.raises(DataError, match="beside train there is testing"):
+    (path / "holdout").mkdir()
+    with pytest.raises(DataError, match="beside train there is holdout"):
         find_images(path)
 
 
@@ -49,7 +49,7 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_one_of_two_test_folders_is_taken_and_it_is_said(tmp_path):
     path = folder_of_images(tmp_path / "set", split=True)
     shutil.copytree(path / "val", path / "test")
-    with pytest.warns(TrainingWarning, match="val are tested on; those of test are left alone"):
+    with pytest.warns(DataWarning, match="val are tested on; those of test are left alone"):
         assert find_images(path).is_test.sum() == 6
 
 
@@ -95,7 +95,7 @@ def test_a_subset_keeps_classes(tmp_path):
         ("path,label\nmissing.png,a\n", "not there, the first is"),
         ("path,label\nset/class 0/0.png\n", "line 2: 1 cells"),
         ("path,label\nset/class 0/0.png,\n", "line 2: no label"),
-        ("path,label,split\nset/class 0/0.png,a,dev\n", "split 'dev'"),
+        ("path,label,split\nset/class 0/0.png,a,later\n", "split 'later'"),
         ("path,label\nset/class 0/0.png,a\n", "1 class"),
         ("path,label\n", "no image"),
         ("path,label,split\nset/class 0/0.png,a,val\nset/class 1/0.png,b,train\n", "no training image of class a"),

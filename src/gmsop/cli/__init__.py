@@ -1,5 +1,6 @@
 """Parse the command line and print; nothing else. Each command is a file of `commands` that describes itself."""
 
+import os
 import signal
 import sys
 import warnings
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from gmsop.cli import commands
 from gmsop.cli.printing import err
-from gmsop.errors import GmsopError, TrainingWarning, UnknownNameError
+from gmsop.errors import GmsopError, GmsopWarning, UnknownNameError
 
 
 def command_names() -> list[str]:
@@ -54,6 +55,7 @@ def new_parser(summary: str, example: str) -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 an error, 2 a wrong command line, 128 + N a signal N."""
+    _make_streams_safe()
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     description = "Second-order pooling and gated mixtures of it, for PyTorch."
     parser = Parser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
@@ -82,12 +84,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GmsopError as error:
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
+    except BrokenPipeError:  # who read the output, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - else Python would complain at its end
+        return 128 + 13
     except OSError as error:  # a path may be too long, or closed to the user
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
     except KeyboardInterrupt as stop:
         err.print(": ".join(["gmsop: interrupted", *map(str, stop.args)]), markup=False)
         return 128 + getattr(stop, "signum", signal.SIGINT)
+
+
+def _make_streams_safe() -> None:
+    """See to it that printing cannot fail: by characters that cannot be encoded, or by a stream that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _underscored(word: str) -> str:
@@ -113,4 +128,4 @@ def _print_own_warnings() -> None:
             usual(message, category, filename, *rest, **more)
 
     warnings.showwarning = show
-    warnings.simplefilter("always", TrainingWarning)
+    warnings.simplefilter("always", GmsopWarning)

@@ -5,12 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from gmsop.errors import ConfigError
 from gmsop.utils.files import write_error
+from gmsop.utils.text import printable_lines
 
-out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+class SafeConsole(Console):
+    """Shows what is in names of files and classes as text: a terminal acts on no character of them."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turn text into what is printed, with characters escaped that a terminal would act on."""
+        return super().render_str(printable_lines(text), **options)
+
+
+out = SafeConsole(
+    soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 160
+)
+err = SafeConsole(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def print_result(result: Any) -> None:

@@ -1,30 +1,35 @@
 """Read a folder of images file by file, for sets that are used too rarely to be worth packing."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmsop.data.images import EXTENSIONS, decode_rgb
-from gmsop.errors import DataError
-from gmsop.utils.progress import progress_bar
-from gmsop.utils.walk import walk
+from gmsop.data.class_names import label_of_folders
+from gmsop.data.image_files import image_classes, image_folders, split_folder
+from gmsop.data.images import decode_rgb
+from gmsop.errors import ConfigError, DataError
+from gmsop.utils.text import printable
 
 
 class FolderDataset:
     """Serves the labelled images of `path/CLASS/*` like a `PackedDataset`, and decodes each when it is asked for.
 
     Args:
-        path: the folder; if it has a sub-folder named `split`, that sub-folder is read.
+        path: the folder; if it has a sub-folder of this split, under any of its usual names, that sub-folder is read.
+        split: "train", "val", ...
         image_size: S; images are resized to S x S, their aspect ratio ignored.
-        class_names: the model's class names, in its order; the folder may lack some of them. None: the sorted names of
-            the folder's own classes.
+        class_names: the model's class names, in its order. The folder may lack some of them, and may name them in the
+            ways of `label_of_folders`. None: the sorted names of the folder's own classes.
         filter_name: box, bilinear, bicubic or lanczos.
+        folder_names: the folder of each of the model's classes, where it is named otherwise than the class.
+        on_error: "stop" at an image that cannot be read, or "skip" it: its label is then `unread(index)`.
+        exif_orientation: turn images as their EXIF data says.
 
     Raises:
         DataError: there are no images, or a class is not among `class_names`.
+        ConfigError: `on_error` is neither; `folder_names` are not as many as `class_names`.
     """
 
     def __init__(
@@ -34,78 +39,74 @@ class FolderDataset:
         image_size: int,
         class_names: Sequence[str] | None = None,
         filter_name: str = "box",
+        folder_names: Sequence[str] | None = None,
+        on_error: str = "stop",
+        exif_orientation: bool = True,
     ) -> None:
+        if on_error not in ("stop", "skip"):
+            raise ConfigError(f"on_error is 'stop' or 'skip', got {on_error!r}")
+        if folder_names is not None and class_names is not None and len(folder_names) != len(class_names):
+            raise ConfigError(f"{len(folder_names)} names of folders for a model of {len(class_names)} classes")
         self.path, self.split, self.image_size = Path(path), split, image_size
-        inner = self.path / split
-        files = image_classes(inner if inner.is_dir() else self.path)
+        self.on_error, self.exif_orientation, self.filter_name = on_error, exif_orientation, filter_name
+        inner = split_folder(self.path, split)
+        known = folder_names or class_names
+        files = image_classes(inner) if known is None else image_folders(inner)
         if not files:
             raise DataError(f"{path}: neither a packed set nor a folder of images (CLASS/*.jpg, {split}/CLASS/*.jpg)")
-        self.class_names = list(class_names or files)
-        if unknown := sorted(set(files) - set(self.class_names)):
-            raise DataError(f"{path}: the model knows no class named {', '.join(unknown[:5])}")
-        pairs = [(file, self.class_names.index(name)) for name, found in files.items() for file in found]
-        self.labels: NDArray[np.int64] = np.array([label for _, label in pairs], np.int64)
-        self.images = _Decoded([file for file, _ in pairs], image_size, filter_name)
+        try:
+            label = {name: i for i, name in enumerate(files)} if known is None else label_of_folders(files, known)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        self.class_names = list(class_names or folder_names or files)
+        pairs = sorted(
+            ((label[name], file) for name, found in files.items() for file in found), key=lambda pair: pair[0]
+        )
+        self.files = [file for _, file in pairs]
+        self.labels: NDArray[np.int64] = np.array([label for label, _ in pairs], np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        return self.images[np.array([index])][0], int(self.labels[index])
+        images, labels = self.batch(np.array([index]))
+        return images[0], int(labels[0])
 
+    def batch(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return images (k, S, S, 3) and labels (k,).
 
-class _Decoded:
-    """Behaves like the image array that the loaders index: `images[rows]` is (rows, S, S, 3) uint8."""
+        Raises:
+            DataError: an image cannot be read, and `on_error` is "stop"; the text names it.
+        """
+        labels = self.labels[rows]
+        images = np.zeros((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            try:
+                images[place] = self._decode(row)
+            except DataError:
+                if self.on_error == "stop":
+                    raise
+                labels[place] = unread(row)
+        return images, labels
 
-    def __init__(self, files: list[str], size: int, filter_name: str) -> None:
-        self.files, self.size, self.filter_name = files, size, filter_name
-        self.nbytes = len(files) * size * size * 3
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.stack([self._decode(self.files[row]) for row in rows])
-
-    def _decode(self, file: str) -> NDArray[np.uint8]:
+    def reason(self, index: int) -> str:
+        """Return why an image cannot be read."""
         try:
-            return decode_rgb(Path(file), self.size, self.filter_name)
+            self._decode(index)
         except DataError as error:
-            raise DataError(f"{file}: {error}") from error
+            return str(error)
+        return f"{printable(self.files[index])}: can be read now"
+
+    def _decode(self, row: int) -> NDArray[np.uint8]:
+        file = self.files[row]
+        try:
+            return decode_rgb(Path(file), self.image_size, self.filter_name, self.exif_orientation)
+        except DataError as error:
+            raise DataError(f"{printable(file)}: {error}") from error
+        except OSError as error:
+            raise DataError(f"{printable(file)}: {error.strerror or error}") from error
 
 
-Files = dict[str, list[str]]
-"""Paths by class name. Paths are strings, because a million path objects would take 0.4 GiB."""
-
-
-def image_classes(folder: Path, strict: bool = False, progress: bool = False) -> Files:
-    """Return the image files of each class (sub-folder), in torchvision's order.
-
-    A sub-folder without images is no class; with `strict` it is an error. Hidden sub-folders are skipped. `progress`
-    shows a bar.
-
-    Raises:
-        DataError: a folder cannot be read; with `strict`, a sub-folder has no images.
-    """
-    found: Files = {}
-    empty = []
-    children = sorted(folder.iterdir()) if folder.is_dir() else []
-    with progress_bar(progress) as bar:
-        for child in bar.track(children, description=f"listing {folder.name}"):
-            if child.is_dir() and not child.name.startswith("."):
-                files = [
-                    f"{inner}{os.sep}{name}"
-                    for inner, names in sorted(walk(child, _refuse))
-                    for name in sorted(names)
-                    if Path(name).suffix.lower() in EXTENSIONS
-                ]
-                if files:
-                    found[child.name] = files
-                else:
-                    empty.append(child.name)
-    if strict and found and empty:  # leaving them out silently would shift the labels of all later classes
-        kinds = " ".join(sorted(EXTENSIONS))
-        raise DataError(f"{folder}: no image ({kinds}) in {', '.join(empty[:10])}; remove what is no class")
-    return found
-
-
-def _refuse(error: OSError) -> None:
-    """Raise a DataError for a folder that cannot be read: without it the labels of all later classes would shift."""
-    raise DataError(f"{error.filename}: {error.strerror}") from error
+def unread(index: int) -> int:
+    """Return the label of an image that cannot be read: below zero, and it tells which image it is."""
+    return -1 - index

@@ -1,11 +1,13 @@
 """Decode and resize single images."""
 
 import io
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from gmsop.errors import ConfigError, DataError
 
@@ -15,19 +17,35 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-EXTENSIONS = frozenset([".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+HEIF = frozenset([".heic", ".heif", ".hif"])
+"""Extensions of photographs as telephones store them, for which Pillow needs a package beside it."""
+HEIF_HINT = "HEIC photographs are read after `pip install pillow-heif`"
+_HEIF_PACKAGE = find_spec("pillow_heif") is not None
+EXTENSIONS = frozenset(
+    [".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
+    + ([".avif"] if "avif" in features.modules and features.check("avif") else [])
+    + (sorted(HEIF) if _HEIF_PACKAGE else [])
+)
+"""Extensions of the files that are taken for images, in small letters: what this installation of Pillow can read."""
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+if _HEIF_PACKAGE:
+    import_module("pillow_heif").register_heif_opener()
 
 
-def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArray[np.uint8]:
+def decode_rgb(
+    data: bytes | Path, size: int, filter_name: str = "box", exif_orientation: bool = True
+) -> NDArray[np.uint8]:
     """Decode one image to (size, size, 3) uint8 RGB. Its aspect ratio is ignored, as it was in both datasets.
 
-    Grey and palette images become RGB, 16-bit images are scaled to 8 bits, transparency is dropped. The EXIF
-    orientation is ignored, as in torchvision.
+    Grey and palette images become RGB, 16-bit images are scaled to 8 bits, transparency is dropped.
 
     Args:
         data: the encoded bytes, or the file that holds them.
         size: S, in pixels.
         filter_name: one of `FILTERS`.
+        exif_orientation: turn the image as its EXIF data says, as viewers do. Cameras store photographs as the sensor
+            lay. False leaves it off, as torchvision and MATLAB do.
 
     Raises:
         DataError: the image cannot be decoded.
@@ -37,15 +55,21 @@ def decode_rgb(data: bytes | Path, size: int, filter_name: str = "box") -> NDArr
         raise ConfigError(f"unknown filter {filter_name!r}; there are {', '.join(FILTERS)}")
     if size < 1:
         raise ConfigError(f"the image size must be at least 1, got {size}")
+    content = data if isinstance(data, bytes) else file_content(data)
     try:
-        with Image.open(io.BytesIO(data if isinstance(data, bytes) else file_content(data))) as image:
+        with Image.open(io.BytesIO(content)) as image:
             rgb = _to_rgb(image)
+            turn = _turn_of(image) if exif_orientation else None  # only now: Pillow itself turns TIFF and AVIF
     except DataError:
         raise
     except UnidentifiedImageError:
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+            raise DataError(f"a HEIC photograph: {HEIF_HINT}") from None
         raise DataError("not an image, or of an unknown format") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot be decoded ({error})") from error
+    if turn is not None:
+        rgb = rgb.transpose(turn)
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), FILTERS[filter_name])
     return np.asarray(rgb)
@@ -61,6 +85,28 @@ def file_content(path: Path) -> bytes:
     if path.exists() and not path.is_file() and not path.is_dir():  # reading a folder raises a clear error of its own
         raise DataError("not a file but a pipe, a socket or a device")
     return path.read_bytes()
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how the EXIF data says to turn the image; None where it says nothing, or is damaged."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data may raise almost anything
+        return None
+
+
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to undo each value of the tag."""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,27 +1,22 @@
 """Find labelled images wherever they lie: in folders, in a packed set, or in a table of paths."""
 
-import csv
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gmsop.data.image_folder import image_classes
+from gmsop.data.image_files import VAL_FOLDERS, image_classes, split_folders
+from gmsop.data.image_table import is_table, read_table
 from gmsop.data.images import FILTERS
 from gmsop.data.packed import PackedDataset, read_meta
 from gmsop.data.preprocess import Preprocess
-from gmsop.errors import DataError, TrainingWarning
+from gmsop.errors import DataError
 from gmsop.utils.progress import progress_bar
-
-TEST_FOLDERS = ("val", "valid", "validation", "test")
-"""Names of the folder beside `train` that holds the images to test on, in the order in which they are looked for."""
-
-PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS = ("path", "file", "filename", "image"), ("label", "class"), ("split",)
+from gmsop.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,8 @@ class LabelledImages:
     """Give image i as (S, S, 3) uint8, resized; raises DataError where it cannot be read."""
     content: Callable[[int], bytes] = field(repr=False)
     """Give the stored bytes of image i."""
+    exif_orientation: bool = True
+    """Whether files are turned as their EXIF data says."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,16 +62,17 @@ class LabelledImages:
             None if self.is_test is None else self.is_test[chosen],
             lambda i, preprocess: self.read(chosen[i], preprocess),
             lambda i: self.content(chosen[i]),
+            self.exif_orientation,
         )
 
 
-def find_images(path: str | Path, progress: bool = False) -> LabelledImages:
+def find_images(path: str | Path, progress: bool = False, exif_orientation: bool = True) -> LabelledImages:
     """Find labelled images.
 
     Args:
-        path: a packed set; a folder `CLASS/*`, or `train/CLASS/*` with `val/CLASS/*` (or `valid`, `validation`,
-            `test`); or a CSV file with a header, columns `path` (or `file`, `filename`, `image`; relative to the
-            file's own folder) and `label` (or `class`), and if wanted `split` (`train`, or one of `val`, ...).
+        path: a packed set; a folder `CLASS/*`, or `train/CLASS/*` with `val/CLASS/*` under any of their usual names
+            (see `gmsop.data.image_files`); or a table of `gmsop.data.image_table.read_table`.
+        exif_orientation: turn photographs as their EXIF data says. A packed set is as it is.
 
     Raises:
         DataError: no images, fewer than two classes, a class of the test images that has no training image, or a table
@@ -84,13 +82,15 @@ def find_images(path: str | Path, progress: bool = False) -> LabelledImages:
     if not path.exists():
         raise DataError(f"{path}: no such folder or file")
     if path.is_file():
-        found = _from_table(path) if path.suffix.lower() in (".csv", ".tsv") else None
-        if found is None:
+        if not is_table(path):
             raise DataError(
                 f"{path}: a file that is no .csv; give a folder of images, a packed set or a table of paths"
             )
+        found = _from_table(path, exif_orientation)
+    elif (path / "meta.json").exists():
+        found = _from_packed(path)
     else:
-        found = _from_packed(path) if (path / "meta.json").exists() else _from_folder(path, progress)
+        found = _from_folder(path, progress, exif_orientation)
     if len(found.class_names) < 2:
         raise DataError(f"{path}: {len(found.class_names)} class; a comparison needs at least two")
     if found.is_test is not None:
@@ -130,90 +130,49 @@ def _resized(pixels: NDArray[np.uint8], how: Preprocess) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize(size, FILTERS[how.filter_name]))
 
 
-def _from_folder(path: Path, progress: bool) -> LabelledImages:
-    tests = [name for name in TEST_FOLDERS if (path / name).is_dir()]
-    learnt = image_classes(path / "train", progress=progress)  # none, where "train" is a class: it has no folders in it
-    if learnt and not tests:
-        others = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name != "train" and p.name[0] != ".")
-        if others:
-            raise DataError(
-                f"{path}: beside train there is {', '.join(others[:5])}; images to test on are in one of "
-                f"{', '.join(TEST_FOLDERS)}"
-            )
-        parts = {"": learnt}
-    elif tests and (path / "train").is_dir():
-        if len(tests) > 1:
-            text = f"{path}: the images of {tests[0]} are tested on; those of {', '.join(tests[1:])} are left alone"
-            warnings.warn(text, TrainingWarning, stacklevel=3)
-        parts = {"train": learnt, tests[0]: image_classes(path / tests[0], progress=progress)}
-        for name, classes in parts.items():
-            if not classes:
-                raise DataError(f"{path / name}: no folder of images (CLASS/*.jpg) in it")
-    else:
-        parts = {"": image_classes(path, progress=progress)}
-        if not parts[""]:
-            raise DataError(
-                f"{path}: neither a packed set nor a folder of images (CLASS/*.jpg, or train/CLASS/*.jpg and "
-                f"{TEST_FOLDERS[0]}/CLASS/*.jpg)"
-            )
-    names = sorted({name for classes in parts.values() for name in classes})
-    files = [(file, label, part) for part, classes in parts.items() for label in classes for file in classes[label]]
-    splits = None if len(parts) == 1 else [part != "train" for _, _, part in files]
-    return _of_files(path, path, [file for file, _, _ in files], [label for _, label, _ in files], names, splits)
-
-
-def _from_table(path: Path) -> LabelledImages:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(
-                csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True)
-            )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-
-    def column(names: Sequence[str]) -> int | None:
-        return next((header.index(name) for name in names if name in header), None)
-
-    where, what, split = column(PATH_COLUMNS), column(LABEL_COLUMNS), column(SPLIT_COLUMNS)
-    if where is None or what is None:
+def _from_folder(path: Path, progress: bool, exif_orientation: bool) -> LabelledImages:
+    train_folder, test_folder = split_folders(path)
+    train = image_classes(train_folder, progress)
+    if not train:
+        where = path if train_folder == path else train_folder
         raise DataError(
-            f"{path}: the first line must name a column {' or '.join(PATH_COLUMNS)} and a column "
-            f"{' or '.join(LABEL_COLUMNS)}, got {', '.join(header) or 'nothing'}"
+            f"{where}: neither a packed set nor a folder of images (CLASS/*.jpg, or train/CLASS/*.jpg and "
+            f"{VAL_FOLDERS[0]}/CLASS/*.jpg)"
         )
-    files, labels, tests = [], [], []
-    for number, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) != len(header):
-            raise DataError(f"{path}, line {number}: {len(row)} cells, the header has {len(header)}")
-        if split is not None:
-            word = row[split].strip().lower()
-            if word not in ("train", *TEST_FOLDERS):
-                raise DataError(f"{path}, line {number}: split {word!r}; there are train, {', '.join(TEST_FOLDERS)}")
-            tests.append(word != "train")
-        label = row[what].strip()
-        if not label:
-            raise DataError(f"{path}, line {number}: no label")
-        files.append(str(path.parent / row[where].strip()))
-        labels.append(label)
-    if missing := [file for file in files if not Path(file).is_file()]:
-        raise DataError(f"{path}: {len(missing)} of {len(files)} files are not there, the first is {missing[0]}")
-    if not files:
-        raise DataError(f"{path}: no image in it")
-    return _of_files(path, path.parent, files, labels, sorted(set(labels)), tests if split is not None else None)
+    test = {} if test_folder is None else image_classes(test_folder, progress, may_be_empty=train)
+    if test_folder is not None and not test:
+        raise DataError(f"{test_folder}: no folder of images (CLASS/*.jpg) in it")
+    names = sorted({*train, *test})
+    files = [(file, label, part is test) for part in (train, test) for label in part for file in part[label]]
+    splits = [is_test for _, _, is_test in files] if test else None
+    labels = [label for _, label, _ in files]
+    return _of_files(path, path, [file for file, _, _ in files], labels, names, splits, exif_orientation)
+
+
+def _from_table(path: Path, exif_orientation: bool) -> LabelledImages:
+    rows = read_table(path)
+    labels = [row.label for row in rows]
+    tests = None if rows[0].is_test is None else [bool(row.is_test) for row in rows]
+    files = [row.file for row in rows]
+    return _of_files(path, path.parent, files, labels, sorted(set(labels)), tests, exif_orientation)
 
 
 def _of_files(
-    path: Path, root: Path, files: list[str], labels: list[str], names: list[str], tests: list[bool] | None
+    path: Path,
+    root: Path,
+    files: list[str],
+    labels: list[str],
+    names: list[str],
+    tests: list[bool] | None,
+    exif_orientation: bool,
 ) -> LabelledImages:
     place = {name: i for i, name in enumerate(names)}
 
     def shown(file: str) -> str:
         try:
-            return Path(file).relative_to(root).as_posix()
+            return printable(Path(file).relative_to(root).as_posix())
         except ValueError:
-            return file
+            return printable(file)
 
     return LabelledImages(
         path,
@@ -221,6 +180,7 @@ def _of_files(
         np.array([place[label] for label in labels], np.int64),
         names,
         None if tests is None else np.array(tests),
-        lambda i, how: how.read(files[i]),
+        lambda i, how: replace(how, exif_orientation=exif_orientation).read(files[i]),
         lambda i: Path(files[i]).read_bytes(),
+        exif_orientation,
     )

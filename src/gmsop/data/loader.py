@@ -39,11 +39,11 @@ class _Batches(Dataset[Any]):
 
     def _read(self, rows: NDArray[np.int64]) -> Batch:
         if not self.mirrored:
-            return self.dataset.images[rows], self.dataset.labels[rows]
+            return self.dataset.batch(rows)
         flip, rows = np.divmod(rows, len(self.dataset))
-        images = self.dataset.images[rows]
+        images, labels = self.dataset.batch(rows)
         images[flip == 1] = images[flip == 1, :, ::-1]
-        return images, self.dataset.labels[rows]
+        return images, labels
 
 
 def _to_tensors(batch: Any) -> tuple[Tensor, Tensor] | DataError:

@@ -3,11 +3,13 @@
     images.npy   (n, S, S, 3) uint8, RGB: all of train, then all of val
     labels.npy   (n,) int64, 0-based
     meta.json    format, version, image_size, splits, class_names, rgb_mean, rgb_std, source, filter, sha256
+    files.txt    if known: the name of each image's file, a line per image, with what is not printable escaped
 
 Memory does not grow with the set: pages are read when their images are, and shared by all processes that map the file.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from torch.utils.data import Dataset
 
 from gmsop.errors import DataError
 from gmsop.utils.files import digest
+from gmsop.utils.text import open_text, read_lines
 
 FORMAT, VERSION = "gmsop-packed", 1
 SPLITS = ("train", "val")
-FILES = frozenset({"images.npy", "labels.npy", "meta.json"})
+NAMES = "files.txt"
+FILES = frozenset({"images.npy", "labels.npy", "meta.json", NAMES})
 VERIFY_BELOW = 256 * 2**20
 """Sets smaller than this many bytes are checked against their checksums whenever they are opened."""
 
@@ -69,6 +73,24 @@ class PackedDataset(Dataset[tuple[Image, int]]):
         """Return the class names; label i is `class_names[i]`."""
         return list(self.meta["class_names"])
 
+    def file_names(self) -> list[str] | None:
+        """Return the name of each image's file, or None if the set does not know them.
+
+        Raises:
+            DataError: there are more or fewer names than images.
+        """
+        file = self.path / NAMES
+        if not file.is_file():
+            return None
+        names = list(read_lines(file))
+        require_names(names, sum(self.meta["splits"].values()), file)
+        start = 0
+        for split, count in self.meta["splits"].items():
+            if split == self.split:
+                return names[start : start + count]
+            start += count
+        return None
+
     @property
     def image_size(self) -> int:
         """Return S, the images' height and width in pixels."""
@@ -79,6 +101,20 @@ class PackedDataset(Dataset[tuple[Image, int]]):
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
         return self.images[index], int(self.labels[index])
+
+    def batch(self, rows: NDArray[np.int64]) -> tuple[Image, NDArray[np.int64]]:
+        """Return images (k, S, S, 3) and labels (k,)."""
+        return self.images[rows], self.labels[rows]
+
+
+def require_names(names: Sequence[str], count: int, where: Path) -> None:
+    """Refuse names of files that are not one per image.
+
+    Raises:
+        DataError: they are not.
+    """
+    if len(names) != count:
+        raise DataError(f"{where}: {len(names)} names of files for {count} images")
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -95,7 +131,8 @@ def read_meta(path: str | Path) -> dict[str, Any]:
         )
         raise DataError(f"{path}: {hint}")
     try:
-        meta = json.loads(file.read_text())
+        with open_text(file) as stream:
+            meta = json.load(stream)
         if meta["format"] != FORMAT or meta["version"] != VERSION:
             raise DataError(f"{path}: format {meta['format']} {meta['version']}, expected {FORMAT} {VERSION}")
         counts, size, names = meta["splits"], meta["image_size"], meta["class_names"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gmsop.data.images import FILTERS, decode_rgb
 from gmsop.errors import DataError
+from gmsop.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     filter_name: str = "box"
+    exif_orientation: bool = True
+    """Whether files are turned as their EXIF data says."""
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> "Preprocess":
@@ -56,9 +59,9 @@ class Preprocess:
             DataError: the file cannot be read as an image; the text names it.
         """
         try:
-            return decode_rgb(Path(path), self.image_size, self.filter_name)
+            return decode_rgb(Path(path), self.image_size, self.filter_name, self.exif_orientation)
         except DataError as error:
-            raise DataError(f"{path}: {error}") from error
+            raise DataError(f"{printable(str(path))}: {error}") from error
 
     def input(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn pixels (b, H, W, C) uint8, on any device, into a model's input (b, C, H, W)."""

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmsop.data.packed import FILES, FORMAT, SPLITS, VERSION, Image
+from gmsop.data.duplicates import MARK_SIZE, Equal, count_equal, equal_groups, mark_images
+from gmsop.data.packed import FILES, FORMAT, NAMES, SPLITS, VERSION, Image, require_names
 from gmsop.errors import ConfigError, DataError
 from gmsop.utils.files import digest, require_space, to_disk, write_error
 from gmsop.utils.lock import Lock
 from gmsop.utils.progress import progress_bar
+from gmsop.utils.text import printable
 
 
 class SetInUseError(DataError):
@@ -74,6 +76,8 @@ class PackedWriter:
         self.extra, self.progress = dict(extra or {}), progress
         self.counts = dict.fromkeys(splits, 0)
         self._labels: list[NDArray[np.int64]] = []
+        self._marks: list[NDArray[np.uint8]] = []
+        self._names: list[str] = []
         self._hash = hashlib.sha256()
         self._histogram = np.zeros((3, 256), np.int64)
         try:
@@ -94,8 +98,14 @@ class PackedWriter:
         """Append one image, (S, S, 3) uint8 RGB."""
         self.add_batch(image[None], np.array([label]), split)
 
-    def add_batch(self, images: Image, labels: NDArray[Any], split: str | None = None) -> None:
-        """Append images (k, S, S, 3), uint8 RGB, of one split, with `labels` (k,), integers."""
+    def add_batch(
+        self, images: Image, labels: NDArray[Any], split: str | None = None, names: Sequence[str] = ()
+    ) -> None:
+        """Append images (k, S, S, 3), uint8 RGB, of one split, with `labels` (k,), integers.
+
+        Args:
+            names: of the image files, to be found again; of all images of the set or of none.
+        """
         total = sum(self.counts.values())
         shape = (self.image_size, self.image_size, 3)
         if images.shape[1:] != shape or images.dtype != np.uint8:
@@ -120,6 +130,8 @@ class PackedWriter:
             raise write_error(self.path, error) from error
         self._hash.update(block.data)
         self._labels.append(np.asarray(labels, np.int64))
+        self._marks.append(mark_images(block))
+        self._names += names
         self.counts[split] += len(images)
         if split == next(iter(self.counts)):  # mean and deviation are those of the training images
             for channel in range(3):
@@ -152,18 +164,26 @@ class PackedWriter:
                 "rgb_std": std.tolist(),
                 "source": self.source,
                 "filter": self.filter_name,
+                "equal_images": self._equal_images(labels)._asdict(),
                 **self.extra,
                 "sha256": {
                     "images.npy": self._read_back(),
                     "labels.npy": digest(self._folder / "labels.npy"),
                 },
             }
+            if self._names:
+                require_names(self._names, len(labels), self.path)
+                (self._folder / NAMES).write_text("".join(f"{printable(name)}\n" for name in self._names), "utf-8")
             (self._folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
             for written in (*self._folder.iterdir(), self._folder):
                 to_disk(written)  # the files must reach the disk before the folder's new name does
             _replace_folder(self._folder, self.path)
         except OSError as error:
             raise write_error(self.path, error) from error
+
+    def _equal_images(self, labels: NDArray[np.int64]) -> Equal:
+        marks = np.concatenate(self._marks) if self._marks else np.empty((0, MARK_SIZE), np.uint8)
+        return count_equal(equal_groups(marks), labels, self.counts.get("train", 0))
 
     def __enter__(self) -> "PackedWriter":
         return self

@@ -2,14 +2,16 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from gmsop.data import FolderDataset, PackedDataset, val_loader
+from gmsop.data.image_folder import unread
 from gmsop.data.preprocess import Preprocess
 from gmsop.engine.precision import PRECISIONS
 from gmsop.engine.trainer import make_trainer, settings_as_before
@@ -35,6 +37,8 @@ class Evaluation:
     """What the gate did per class, or None without a gate."""
     seconds: float = field(default=math.nan, compare=False)
     """Wall-clock time of all batches, reading included."""
+    skipped: list[str] = field(default_factory=list, compare=False)
+    """Images that could not be read, with the reason; they are counted nowhere."""
 
     @property
     def top1_interval(self) -> tuple[float, float]:
@@ -53,6 +57,9 @@ class EvaluationTask(LightningModule):
     def __init__(self, model: PooledClassifier) -> None:
         super().__init__()
         self.model = model
+        self.skipping: FolderDataset | None = None
+        """Set where images that cannot be read are skipped."""
+        self.unread: list[int] = []
         classes = model.num_classes
         if classes < 1:
             raise ConfigError("the model has no classifier (num_classes = 0): there is nothing to evaluate")
@@ -106,11 +113,31 @@ class EvaluationTask(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count the errors of one batch."""
+        if self.skipping is not None:
+            images, labels = batch
+            readable = labels >= 0
+            self.unread += labels[~readable].tolist()
+            batch = images[readable], labels[readable]
+            if not len(batch[1]):
+                return
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
         """Keep the results over all ranks in `result`."""
-        self.result = self._result()
+        skipped = self._skipped()
+        if self.skipping is not None and len(skipped) == len(self.skipping):
+            raise DataError(f"{self.skipping.path}: no image can be read; the first: {skipped[0]}")
+        self.result = replace(self._result(), skipped=skipped)
+
+    def _skipped(self) -> list[str]:
+        """Return the images that could not be read, of all ranks."""
+        if self.skipping is None:
+            return []
+        everywhere = [self.unread]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            everywhere = [[] for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather_object(everywhere, self.unread)
+        return [self.skipping.reason(unread(label)) for labels in everywhere for label in labels]
 
 
 def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset) -> None:
@@ -164,6 +191,8 @@ def evaluate(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     task = EvaluationTask(model)
+    if isinstance(dataset, FolderDataset) and dataset.on_error == "skip":
+        task.skipping = dataset
     trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
     require_share(dataset, trainer.world_size)
     loader = val_loader(dataset, batch_size, num_workers, trainer.world_size, trainer.global_rank)

@@ -1,5 +1,6 @@
 """Classify single image files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from gmsop.data.preprocess import Preprocess
 from gmsop.errors import ConfigError, DataError
 from gmsop.models.classifier import PooledClassifier
 from gmsop.nn import Routing
+from gmsop.utils.text import printable
 
 
 class Prediction(NamedTuple):
@@ -20,8 +22,12 @@ class Prediction(NamedTuple):
     """The components the gate chose (from 0) with their weights, best first; None without a gate."""
 
 
-def predict(model: PooledClassifier, path: str | Path, top: int = 5) -> Prediction:
+def predict(model: PooledClassifier, path: str | Path, top: int = 5, exif_orientation: bool = True) -> Prediction:
     """Classify one image file, prepared as `model.pretrained_cfg` says.
+
+    Args:
+        top: how many classes to return.
+        exif_orientation: turn the image as its EXIF data says, as viewers do.
 
     Raises:
         DataError: the file is missing or not an image.
@@ -32,8 +38,8 @@ def predict(model: PooledClassifier, path: str | Path, top: int = 5) -> Predicti
         raise ConfigError("predict needs a model with a classifier that takes RGB images")
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: " + ("a folder, not an image" if path.is_dir() else "no such file"))
-    preprocess = Preprocess.of(cfg)
+        raise DataError(f"{printable(str(path))}: " + ("a folder, not an image" if path.is_dir() else "no such file"))
+    preprocess = replace(Preprocess.of(cfg), exif_orientation=exif_orientation)
     pixels = torch.tensor(preprocess.read(path))
     with torch.inference_mode():
         like = next(model.parameters())

@@ -1,4 +1,7 @@
-"""Write confusion matrices and errors per class as CSV files."""
+"""Write confusion matrices and errors per class as CSV files.
+
+A class name that a spreadsheet would take for a formula has an apostrophe before it.
+"""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -8,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from gmsop.utils.files import writing
+from gmsop.utils.text import cell
 
 
 def write_confusion(path: str | Path, names: Sequence[str], confusion: Tensor) -> None:
@@ -38,5 +42,5 @@ def write_class_errors(path: str | Path, names: Sequence[str], confusion: Tensor
 def _write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(map(cell, header))
+        writer.writerows([cell(value) if isinstance(value, str) else value for value in row] for row in rows)

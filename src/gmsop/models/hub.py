@@ -9,6 +9,7 @@ from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import tell_timm
 from gmsop.models.spec import body_name
 from gmsop.utils.files import writing
+from gmsop.utils.text import printable_lines
 
 CARD = """---
 library_name: timm
@@ -52,7 +53,7 @@ def save_folder(model: PooledClassifier, folder: str | Path, figures: str = "") 
     tell_timm(model)
     own: Any = model
     save_for_hf(model, str(folder), model_args=own._model_args, safe_serialization=True)
-    (Path(folder) / "README.md").write_text(_card(model, figures), encoding="utf-8")
+    (Path(folder) / "README.md").write_text(printable_lines(_card(model, figures)), encoding="utf-8")
 
 
 def describe_folder(model: PooledClassifier, folder: Path, figures: str) -> None:

@@ -88,6 +88,7 @@ def extract(
         "weights": {"from": weights, "sha256": fingerprint(trunk)},
         "preprocess": {
             "image_size": how.image_size, "mean": list(how.mean), "std": list(how.std), "filter_name": how.filter_name,
+            "exif_orientation": images.exif_orientation,
         },
         "layers": {layer: {"shape": list(shape), "dtype": "float16"} for layer, shape in shapes.items()},
         "data": {"path": str(images.path.absolute()), "fingerprint": images.fingerprint(progress)},

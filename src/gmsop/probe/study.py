@@ -19,6 +19,7 @@ from gmsop.probe.folds import require_images
 from gmsop.probe.forecast import forecast
 from gmsop.probe.kept_model import fit_model
 from gmsop.utils.files import writing
+from gmsop.utils.text import cell
 from gmsop.weights import save_model
 
 
@@ -108,7 +109,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     with writing(out / "comparison.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows({k: cell(v) if isinstance(v, str) else v for k, v in record.items()} for record in records)
     found = comparison.difference
     whole: dict[str, Any] = {
         "verdict": comparison.verdict,

@@ -19,6 +19,7 @@ from gmsop.report.samples import favourites
 from gmsop.runs.metrics import Epochs
 from gmsop.runs.run_folder import RunFolder, read_run
 from gmsop.utils.files import writing
+from gmsop.utils.text import printable_lines
 
 MAX_ROWS = 40
 """Most classes that a heat map shows."""
@@ -73,7 +74,7 @@ def write_report(
         ],
     )  # fmt: skip
     with writing(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(printable_lines(text), encoding="utf-8")
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:

@@ -17,6 +17,7 @@ from gmsop.errors import DataError
 from gmsop.probe.comparison import CHOSEN, Comparison, Row
 from gmsop.report import figures
 from gmsop.utils.files import writing
+from gmsop.utils.text import printable_lines
 
 COLOURS = {0: "#7f7f7f", 1: "#1f77b4", 2: "#2ca02c"}
 """Of rows built on neither means nor covariances, on means, on covariances."""
@@ -71,7 +72,7 @@ def write_probe_page(comparison: Comparison, page: str | Path, images: LabelledI
         disagreements=_disagreements(comparison, images),
     )  # fmt: skip
     with writing(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(printable_lines(text), encoding="utf-8")
 
 
 def _label(row: Row) -> str:

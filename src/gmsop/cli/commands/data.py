@@ -26,6 +26,7 @@ def run(args: Namespace) -> None:
     from rich.table import Table
 
     from gmsop.data import PackedDataset, contact_sheet, inspect_set
+    from gmsop.data.duplicates import in_words
     from gmsop.data.packed import read_meta, verify_checksums
 
     path = Path(args.path)
@@ -56,9 +57,12 @@ def run(args: Namespace) -> None:
         out.print(f"RGB {name}: {' '.join(f'{v:.2f}' for v in values)} (of 255, training images)")
     if empty := [n for n, c in zip(found.class_names, found.class_counts.get("train", []), strict=False) if not c]:
         out.print(f"classes without a training image: {', '.join(empty[:10])}", markup=False)
-    out.print(f"images of val that stand in train, too: {len(found.duplicates)}")
-    for train, val in found.duplicates[:10]:
-        out.print(f"  train {train} = val {val}")
+    out.print(f"images that are equal in every pixel: {in_words(found.equal) or 'none'}")
+    for group in sorted(found.equal_images, key=lambda group: len({place.class_name for place in group}) < 2)[:10]:
+        more = f", and {len(group) - 4} more" if len(group) > 4 else ""
+        out.print(f"  {' = '.join(map(str, group[:4]))}{more}", markup=False)
+    if len(found.equal_images) > 10:
+        out.print(f"  and {len(found.equal_images) - 10} kinds more")
     named = path if path.name not in ("", "..") else path.resolve()
     sheet = args.sheet or f"{named}.png"
     contact_sheet(path, sheet, next(iter(meta["splits"])))

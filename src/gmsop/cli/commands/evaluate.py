@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import device_count, out, print_result
+from gmsop.cli.printing import device_count, err, out, print_result
 
 if TYPE_CHECKING:
     from gmsop.data import FolderDataset, PackedDataset
@@ -27,6 +27,12 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--devices", type=str, default="1", help="how many share the images, or auto")
     ema = "false: of a .ckpt trained with ema_decay, take the weights as they were, not their average"
     parser.add_argument("--ema", type=bool, default=True, help=ema)
+    named = "folder of images: file with the folder's name of each of the model's classes, one a line, in their order"
+    parser.add_argument("--folder_names", type=str | None, help=named)
+    unreadable = "folder of images: stop at one that cannot be read, or skip it"
+    parser.add_argument("--on_error", type=str, default="stop", help=unreadable)
+    turned = "folder of images: turn them as their EXIF data says, as viewers do"
+    parser.add_argument("--exif_orientation", type=bool, default=True, help=turned)
     parser.add_argument("--per_class", action="store_true", help="also print the error of each class")
     parser.add_argument("--class_csv", type=str | None, help="write the error of each class to this file")
     parser.add_argument("--confusion", type=str | None, help="write the confusion matrix to this CSV file")
@@ -37,6 +43,7 @@ def run(args: Namespace) -> None:
     from gmsop.engine.messages import is_first_process
     from gmsop.evaluation.error_rates import evaluate
     from gmsop.evaluation.tables import write_class_errors, write_confusion
+    from gmsop.utils.text import printable
     from gmsop.weights.model_file import load_model
 
     model = load_model(args.checkpoint, averaged=args.ema)
@@ -45,13 +52,17 @@ def run(args: Namespace) -> None:
     result = evaluate(model, dataset, args.batch_size, args.num_workers, args.precision, True, devices)
     if not is_first_process():
         return
+    for reason in result.skipped[:20]:
+        err.print(f"skipped {reason}", markup=False)
+    if result.skipped:
+        err.print(f"gmsop: warning: {len(result.skipped)} images cannot be read and do not count", style="bold red")
     print_result(result)
     out.print(f"{result.images / result.seconds:,.0f} images/s, reading included ({result.seconds:.1f} s)")
     names = dataset.class_names
     if args.per_class:
         out.print("top-1 error per class:")
         for name, error in zip(names, result.class_errors, strict=True):
-            out.print(f"  {error:6.2f} %  {name}", markup=False)
+            out.print(f"  {error:6.2f} %  {printable(name)}", markup=False)
     if args.class_csv:
         write_class_errors(args.class_csv, names, result.confusion)
         out.print(f"errors per class {args.class_csv}", markup=False)
@@ -64,6 +75,7 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
     from gmsop.data import FolderDataset, PackedDataset, sample_path
     from gmsop.data.preprocess import Preprocess
     from gmsop.engine.messages import warn
+    from gmsop.utils.text import read_lines
 
     path = Path(args.data or sample_path(progress=True))
     cfg: dict[str, Any] = model.pretrained_cfg
@@ -74,4 +86,8 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
             warn(f"{size}: a packed set is not resized")
         return packed
     how = Preprocess.of(cfg)
-    return FolderDataset(path, args.split, how.image_size, cfg.get("label_names"), how.filter_name)
+    folder_names = list(read_lines(Path(args.folder_names))) if args.folder_names else None
+    return FolderDataset(
+        path, args.split, how.image_size, cfg.get("label_names"), how.filter_name, folder_names, args.on_error,
+        args.exif_orientation,
+    )  # fmt: skip

@@ -1,10 +1,14 @@
 """`gmsop features` computes a backbone's features once."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.printing import out
+
+if TYPE_CHECKING:
+    from gmsop.data.labelled_images import LabelledImages
 
 SUMMARY = "Write a frozen backbone's features of your images, for `gmsop probe`."
 EXAMPLE = "gmsop features --backbone tf_efficientnet_lite0 --data photos --out photos-features"
@@ -22,6 +26,8 @@ def add_extraction(parser: ArgumentParser) -> None:
     parser.add_argument("--image_size", type=int | None, help="pixels; default: the backbone's own")
     parser.add_argument("--batch_size", type=int, default=4, help="images that go through the backbone together")
     parser.add_argument("--num_workers", type=int | None, help="threads that decode images; default: one for each core")
+    turned = "turn photographs as their EXIF data says, as viewers do"
+    parser.add_argument("--exif_orientation", type=bool, default=True, help=turned)
     parser.add_argument("--flip", action="store_true", help="the mirrored images, too")
 
 
@@ -32,6 +38,14 @@ def layers_of(args: Namespace) -> "Sequence[str | int] | str":
     return [int(word) if word.lstrip("-").isdecimal() else word for word in args.layers]
 
 
+def found_images(args: Namespace) -> "LabelledImages":
+    """Return the images that the options --data and --exif_orientation say."""
+    from gmsop.data import sample_path
+    from gmsop.data.labelled_images import find_images
+
+    return find_images(args.data or sample_path(progress=True), True, args.exif_orientation)
+
+
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's options to `parser`."""
     add_extraction(parser)
@@ -40,12 +54,11 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: Namespace) -> None:
     """Run the command."""
-    from gmsop.data import sample_path
     from gmsop.probe.extraction import extract
 
     features = extract(
         args.backbone,
-        args.data or sample_path(progress=True),
+        found_images(args),
         args.out,
         layers_of(args),
         args.weights,

@@ -16,12 +16,15 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("checkpoint", type=str, help=".safetensors or .ckpt file")
     parser.add_argument("images", nargs="+", type=str, help="image files")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print")
+    turned = "turn images as their EXIF data says, as viewers do"
+    parser.add_argument("--exif_orientation", type=bool, default=True, help=turned)
 
 
 def run(args: Namespace) -> int:
     """Run the command and return its exit status."""
     from gmsop.errors import DataError
     from gmsop.evaluation.prediction import predict
+    from gmsop.utils.text import printable
     from gmsop.weights.model_file import load_model
 
     if args.top < 1:
@@ -30,14 +33,14 @@ def run(args: Namespace) -> int:
     failed = 0
     for path in args.images:
         try:
-            prediction = predict(model, path, args.top)
+            prediction = predict(model, path, args.top, args.exif_orientation)
         except DataError as error:
             err.print(f"gmsop: error: {error}", markup=False)
             failed += 1
             continue
-        out.print(path, markup=False)
+        out.print(printable(path), markup=False)
         for name, probability in prediction.classes:
-            out.print(f"  {100 * probability:6.2f} %  {name}", markup=False)
+            out.print(f"  {100 * probability:6.2f} %  {printable(name)}", markup=False)
         if prediction.components is not None:
             chosen = ", ".join(f"{n} ({weight:.3f})" for n, weight in prediction.components)
             out.print(f"  components (weight): {chosen}", markup=False)

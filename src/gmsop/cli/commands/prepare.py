@@ -44,6 +44,7 @@ def run(args: Namespace) -> None:
     import numpy as np
 
     from gmsop.data import PackedDataset
+    from gmsop.data.duplicates import Equal, in_words
     from gmsop.data.packed import read_meta
     from gmsop.data.prepare.registry import SOURCES
 
@@ -73,3 +74,5 @@ def run(args: Namespace) -> None:
         labels = PackedDataset(path, split, verify=False).labels
         found: list[int] = np.bincount(labels, minlength=len(meta["class_names"])).tolist()
         out.print(f"{split}: {min(found):,} to {max(found):,} images per class")
+    if text := in_words(Equal(**meta["equal_images"])):
+        err.print(f"gmsop: warning: equal in every pixel: {text}. `gmsop data inspect` names them", style="bold red")

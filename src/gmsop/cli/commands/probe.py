@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.commands.features import add_extraction, layers_of
+from gmsop.cli.commands.features import add_extraction, found_images, layers_of
 from gmsop.cli.printing import out
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: Namespace) -> None:
     """Run the command."""
-    from gmsop.data import sample_path
-    from gmsop.data.labelled_images import find_images
     from gmsop.probe.registry import PROBES
     from gmsop.probe.study import study
 
@@ -44,7 +42,7 @@ def run(args: Namespace) -> None:
             order = {0: "neither", 1: "first order", 2: "second order"}[probe.order]
             out.print(f"{probe.name:24} {order:14} {probe.help}", markup=False)
         return
-    images = find_images(args.data or sample_path(progress=True), progress=True)
+    images = found_images(args)
     folder = Path(args.out)
     comparison = study(
         args.backbone,

@@ -52,8 +52,12 @@ def pack_files(
     filter_name: str,
     options: PackOptions | None = None,
     extra: Mapping[str, Any] | None = None,
+    exif_orientation: bool = False,
 ) -> list[UnreadableImage]:
     """Decode, resize and pack the files of each split; return the images that were skipped.
+
+    Args:
+        exif_orientation: turn images as their EXIF data says. The published sets were made without.
 
     Raises:
         ConfigError: there is no such filter, or the size is below 1.
@@ -69,7 +73,7 @@ def pack_files(
     folder = path.parent / f".{path.name}.parts"
     shutil.rmtree(_gone(folder), ignore_errors=True)  # a run killed while it tidied up leaves it
     require_writable_set(path, options.overwrite)
-    job = _Job(*_listed(files, options.progress), image_size, filter_name, folder)
+    job = _Job(*_listed(files, options.progress), image_size, filter_name, exif_orientation, folder)
     job.prepare(options.overwrite, alone=options.share is None)
     mine = [n for n in range(job.chunks) if not options.share or n % options.share[1] == options.share[0] - 1]
     with progress_bar(options.progress) as bar:
@@ -120,6 +124,7 @@ class _Job:
     border: int  # val begins at this index
     image_size: int
     filter_name: str
+    exif_orientation: bool
     folder: Path
 
     @property
@@ -129,7 +134,8 @@ class _Job:
     @cached_property
     def mark(self) -> str:
         """Identify the job: chunks that hold another mark belong to another job."""
-        return f"{self.image_size} {self.filter_name} {self.files.digest()}"
+        turned = " upright" if self.exif_orientation else ""
+        return f"{self.image_size} {self.filter_name}{turned} {self.files.digest()}"
 
     def chunk(self, n: int) -> list[ImageFile]:
         return self.files[n * CHUNK : (n + 1) * CHUNK]
@@ -210,8 +216,10 @@ class _Job:
 def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[Iterator[_Done]]:
     """Decode the missing chunks, in processes if it pays, and yield each when it is done."""
 
-    def arguments(n: int) -> tuple[list[ImageFile], Path, int, str, str, bool]:
-        return job.chunk(n), job.file(n), job.image_size, job.filter_name, job.mark, options.on_error == "stop"
+    stop = options.on_error == "stop"
+
+    def arguments(n: int) -> tuple[list[ImageFile], Path, int, str, bool, str, bool]:
+        return job.chunk(n), job.file(n), job.image_size, job.filter_name, job.exif_orientation, job.mark, stop
 
     def results() -> Iterator[_Done]:
         while running:
@@ -235,7 +243,13 @@ def _decoding(job: _Job, missing: list[int], options: PackOptions) -> Iterator[I
 
 
 def _decode_chunk(
-    files: list[ImageFile], target: Path, image_size: int, filter_name: str, mark: str, stop: bool
+    files: list[ImageFile],
+    target: Path,
+    image_size: int,
+    filter_name: str,
+    exif_orientation: bool,
+    mark: str,
+    stop: bool,
 ) -> list[UnreadableImage]:
     images = np.empty((len(files), image_size, image_size, 3), np.uint8)
     bad: dict[int, str] = {}
@@ -243,7 +257,7 @@ def _decode_chunk(
     for i, file in enumerate(files):
         versions.append(_version(file.path))
         try:
-            images[i] = decode_rgb(file_content(file.path), image_size, filter_name)
+            images[i] = decode_rgb(file_content(file.path), image_size, filter_name, exif_orientation)
         except OSError as error:
             bad[i] = error.strerror or str(error)
         except (DataError, ValueError) as error:  # ValueError: no file can have such a path
@@ -275,6 +289,7 @@ def _join(
     writer = PackedWriter(
         path, job.image_size, counts, class_names, source, job.filter_name, options.overwrite, extra, options.progress
     )
+    root = job.files.common_folder()
     with writer, progress_bar(options.progress) as bar:
         task = bar.add_task("joining", total=len(job.files))
         for n in range(job.chunks):
@@ -282,9 +297,10 @@ def _join(
             numbers = np.arange(len(chunk)) + n * CHUNK
             good = np.array([i not in lost for i in numbers], bool)
             labels = np.array([file.label for file in chunk])
+            names = np.array([os.path.relpath(file.path, root) for file in chunk], object)
             for split, wanted in (("train", good & (numbers < job.border)), ("val", good & (numbers >= job.border))):
                 if wanted.any():
-                    writer.add_batch(images[wanted], labels[wanted], split)
+                    writer.add_batch(images[wanted], labels[wanted], split, names[wanted].tolist())
             bar.advance(task, len(chunk))
     with suppress(OSError):
         _discard(job.folder)

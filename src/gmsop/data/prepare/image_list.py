@@ -4,6 +4,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -38,6 +39,12 @@ class ImageList(Sequence[ImageFile]):
         mark.update(self._ends)
         mark.update(self._labels)
         return mark.hexdigest()
+
+    def common_folder(self) -> str:
+        """Return the folder that all files are in, or in folders of."""
+        paths = [bytes(self._paths[a:b]) for a, b in pairwise(self._ends)]
+        # The paths between the first and the last in order begin with whatever these two have in common.
+        return os.fsdecode(os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))]))  # noqa: PTH120
 
     def __len__(self) -> int:
         return len(self._labels)

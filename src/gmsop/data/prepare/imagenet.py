@@ -4,7 +4,6 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.resources import files
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple
@@ -13,6 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from gmsop.data.imagenet_classes import release_classes
 from gmsop.data.packed import SPLITS
 from gmsop.data.prepare.options import WriteOptions
 from gmsop.data.prepare.registry import register_source
@@ -29,20 +29,6 @@ ODD_ZIP = (BadZipFile, OSError, ValueError, NotImplementedError)
 """Errors of opening an archive that is damaged, or of a kind that Python does not know."""
 ROWS = 4096
 """Images converted at a time."""
-
-
-class ImageNetClass(NamedTuple):
-    """Names a class of ImageNet."""
-
-    wnid: str
-    """WordNet id, such as n02119789."""
-    name: str
-
-
-def release_classes() -> list[ImageNetClass]:
-    """Return the 1000 classes in the release's order, that of the ILSVRC development kit (`map_clsloc.txt`)."""
-    lines = (files("gmsop.data.prepare") / "imagenet_classes.txt").read_text().splitlines()
-    return [ImageNetClass(wnid, name) for wnid, _, name in map(str.split, lines)]
 
 
 @register_source("imagenet", "Downsampled ImageNet: train_data_batch_*, val_data, .npz or zipped")
