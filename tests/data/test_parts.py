@@ -152,7 +152,11 @@ def test_a_list_of_files(tmp_path, sample):
     listing.write_text("path,label\nphotos/0.png,b\nphotos/1.png,a\nphotos/2.png,b\nphotos/3.png,a\n")
     pack_folder(listing, tmp_path / "half", val_fraction=0.5)
     assert len(PackedDataset(tmp_path / "half", "val")) == 2
-    for content, message in (("what,label\n", "must name a column"), ("path,label,split\na,b,later\n", "line 2"), ("", "nothing")):
+    for content, message in (
+        ("what,label\n", "must name a column"),
+        ("path,label,split\na,b,later\n", "line 2"),
+        ("", "nothing"),
+    ):
         listing.write_text(content)
         with pytest.raises(DataError, match=message):
             pack_folder(listing, tmp_path / "other")

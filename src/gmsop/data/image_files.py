@@ -172,9 +172,7 @@ def _warn_left_out(folder: Path, left_out: Counter[str]) -> None:
     counts = ", ".join(f"{n:,} {printable(kind)}" for kind, n in left_out.most_common(8))
     more = ", ..." if len(left_out) > 8 else ""
     hint = f" ({HEIF_HINT})" if any(kind.lower() in HEIF for kind in left_out) else ""
-    warnings.warn(
-        f"{folder}: left out: {counts}{more}{hint}", DataWarning, stacklevel=4
-    )
+    warnings.warn(f"{folder}: left out: {counts}{more}{hint}", DataWarning, stacklevel=4)
 
 
 def _refuse_splits(folder: Path, inner: dict[str, set[str]]) -> None:

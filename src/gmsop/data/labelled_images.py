@@ -87,6 +87,8 @@ def find_images(path: str | Path, progress: bool = False, exif_orientation: bool
                 f"{path}: a file that is no .csv; give a folder of images, a packed set or a table of paths"
             )
         found = _from_table(path, exif_orientation)
+    elif not path.is_dir():
+        raise DataError(f"{path}: a pipe, a socket or a device, no folder of images, packed set or table of paths")
     elif (path / "meta.json").exists():
         found = _from_packed(path)
     else:

@@ -25,6 +25,8 @@ FORMAT, VERSION = "gmsop-packed", 1
 SPLITS = ("train", "val")
 NAMES = "files.txt"
 FILES = frozenset({"images.npy", "labels.npy", "meta.json", NAMES})
+LARGEST_META = 2**26
+"""Bytes of a description that is read: a million class names, or the names of as many images that were skipped."""
 VERIFY_BELOW = 256 * 2**20
 """Sets smaller than this many bytes are checked against their checksums whenever they are opened."""
 
@@ -130,6 +132,8 @@ def read_meta(path: str | Path) -> dict[str, Any]:
             "no such folder" if not path.exists() else "not a packed set (no meta.json); make one with `gmsop prepare`"
         )
         raise DataError(f"{path}: {hint}")
+    if file.stat().st_size > LARGEST_META:
+        raise DataError(f"{file}: {file.stat().st_size / 1e6:,.0f} MB, which no description is")
     try:
         with open_text(file) as stream:
             meta = json.load(stream)
@@ -165,6 +169,8 @@ def verify_checksums(path: str | Path, meta: dict[str, Any]) -> None:
 
 
 def _open(file: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+    if not file.is_file():
+        raise DataError(f"{file}: missing" if not file.exists() else f"{file}: not a file but a pipe or a folder")
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy parses the header as Python: a wrong byte in it may raise almost anything

@@ -23,6 +23,8 @@ def encoding_of(file: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
+    if not file.is_file():
+        raise FileNotFoundError(2, "not a file" if file.exists() else "no such file", str(file))
     with file.open("rb") as stream:
         start = stream.read(4)
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")

@@ -15,6 +15,8 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("source", type=str, help="NET.mat or NET.pth.tar, as the authors' training saves it")
     parser.add_argument("target", type=str, help="OUT.safetensors")
+    mean = "RGB mean (of 255) that is subtracted from pixels, for a MatConvNet file that does not say it"
+    parser.add_argument("--mean", nargs=3, type=float, help=mean)
 
 
 def run(args: Namespace) -> None:
@@ -26,7 +28,12 @@ def run(args: Namespace) -> None:
 
     if not args.target.endswith(".safetensors"):
         raise ConfigError(f"the target must end in .safetensors, got {args.target}")
-    model = (load_mpncov if is_torch_file(args.source) else load_matconvnet)(args.source)
+    if is_torch_file(args.source):
+        if args.mean is not None:
+            raise ConfigError("--mean is for MatConvNet's files; images of fast MPN-COV are prepared as for ImageNet")
+        model = load_mpncov(args.source)
+    else:
+        model = load_matconvnet(args.source, mean=args.mean)
     save_model(model, args.target)
     assert model.spec is not None
     cfg, overrides = model.pretrained_cfg, overrides_of(model.spec) if is_named(model.spec) else {}

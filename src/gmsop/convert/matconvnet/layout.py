@@ -49,7 +49,7 @@ def state_from(model: PooledClassifier, params: Arrays) -> dict[str, Tensor]:
             state[key] = value
         else:
             wrong[source] = f"{source} {params[source].shape}, for {key} {tuple(wanted[key].shape)}"
-    state |= {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    state |= {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in wanted.items() if k.endswith("num_batches_tracked")}
     leftover = [name for name in params if name not in used]
     problems = {"missing": list(missing), "of a wrong shape or content": list(wrong.values()), "left over": leftover}
     if any(problems.values()):

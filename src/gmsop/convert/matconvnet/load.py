@@ -1,5 +1,7 @@
 """`load_matconvnet` turns a MatConvNet checkpoint, as the authors' training saves it, into a gmsop model."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import torch
 
 from gmsop.convert.matconvnet.identify import identify
 from gmsop.convert.matconvnet.layout import Arrays, state_from
-from gmsop.convert.matconvnet.matfile import read_variable
-from gmsop.errors import CheckpointError, GmsopError
+from gmsop.convert.matconvnet.matfile import read_struct
+from gmsop.errors import CheckpointError, DataWarning, GmsopError
 from gmsop.models import PooledClassifier, build_spec
 from gmsop.utils.files import digest
 
@@ -24,7 +26,9 @@ MATCONVNET_MD5 = {
 """MD5 of the six weights files the authors released."""
 
 
-def load_matconvnet(path: str | Path, dtype: torch.dtype = torch.float32) -> PooledClassifier:
+def load_matconvnet(
+    path: str | Path, dtype: torch.dtype = torch.float32, mean: Sequence[float] | None = None
+) -> PooledClassifier:
     """Load the model of a MatConvNet checkpoint, in evaluation mode.
 
     Which of the official models it is, and all its widths, are read from the arrays; top-K, the number of iterations
@@ -36,17 +40,24 @@ def load_matconvnet(path: str | Path, dtype: torch.dtype = torch.float32) -> Poo
     Args:
         path: `net-epoch-*.mat`, v5 to v7.3.
         dtype: the dtype of the model's parameters.
+        mean: the RGB mean that is subtracted from pixels 0..255, for a file that does not say it. A warning tells of
+            such a file, and of one that does not say top-K or the number of iterations.
 
     Raises:
         CheckpointError: no such file; damaged; not a GM-SOP network; a parameter missing, left over or of a wrong
             shape, named.
     """
-    net = read_variable(path, "net")
+    net = read_struct(path, "net", ("params", "layers"))
     try:
         params = _params(path, net)
-        model = build_spec(identify(params, _settings(net))).to(dtype)
-        model.load_state_dict(state_from(model, params))
-        _describe_input(model, path, net)
+        settings = _settings(net)
+        with torch.device("meta"):  # nothing is allocated for a network whose parameters are not all there
+            model = build_spec(identify(params, settings))
+        model.load_state_dict(
+            {k: v.to(dtype) if v.is_floating_point() else v for k, v in state_from(model, params).items()}, assign=True
+        )
+        _warn_unsaid(path, model, settings)
+        _describe_input(model, path, net, mean)
     except GmsopError as error:
         text = str(error)
         raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
@@ -87,16 +98,43 @@ def _settings(net: Any) -> dict[str, Any]:
     return found
 
 
-def _describe_input(model: PooledClassifier, path: str | Path, net: Any) -> None:
+def _warn_unsaid(path: str | Path, model: PooledClassifier, settings: dict[str, Any]) -> None:
+    """Warn of settings that change answers and that the file does not say."""
+    assert model.spec is not None
+    unsaid = [key for key in ("top_k", "num_iters") if key in model.spec.head_options and key not in settings]
+    if unsaid:
+        taken = ", ".join(f"{key} {model.spec.head_options[key]}" for key in unsaid)
+        text = f"{path}: the file does not say {' and '.join(unsaid)}; taken as published: {taken}"
+        warnings.warn(text, DataWarning, stacklevel=3)
+
+
+def _describe_input(model: PooledClassifier, path: str | Path, net: Any, mean: Sequence[float] | None) -> None:
     md5 = digest(path, "md5")
     cfg: dict[str, Any] = {"source": {"file": Path(path).name, "md5": md5, "published": MATCONVNET_MD5.get(md5)}}
     meta = net.get("meta")
     normalization = meta.get("normalization", {}) if isinstance(meta, dict) else {}
-    mean = np.asarray(normalization.get("averageImage", []), np.float64)
-    if mean.ndim > 2:  # an average image rather than one colour
-        mean = mean.mean((0, 1))
-    if mean.size == model.in_chans:
-        cfg |= {"mean": tuple(float(v) / 255 for v in mean.flatten()), "std": (1 / 255,) * mean.size}
+    normalization = normalization if isinstance(normalization, dict) else {}
+    said = normalization.get("averageImage")
+    if mean is not None:
+        values = np.asarray(mean, np.float64)
+    elif said is None:
+        used = ", ".join(f"{255 * v:.1f}" for v in model.pretrained_cfg["mean"])
+        text = (
+            f"{path}: the file does not say which mean is subtracted from pixels (meta.normalization.averageImage); "
+            f"that of ImageNet is taken, {used}. If it was another, give it as mean"
+        )
+        warnings.warn(text, DataWarning, stacklevel=3)
+        values = 255 * np.asarray(model.pretrained_cfg["mean"])
+    else:
+        values = np.asarray(said, np.float64)
+        if values.ndim > 2:  # an average image rather than one colour
+            values = values.mean((0, 1))
+    values = np.zeros(model.in_chans) if values.size == 0 else values.flatten()  # [] subtracts nothing
+    if values.size == 1:
+        values = np.repeat(values, model.in_chans)
+    if values.size != model.in_chans or not np.isfinite(values).all():
+        raise CheckpointError(f"{path}: the mean should be {model.in_chans} numbers, found {values.size}: {values[:4]}")
+    cfg |= {"mean": tuple(float(v) / 255 for v in values), "std": (1 / 255,) * values.size}
     size = np.asarray(normalization.get("imageSize", []), np.float64).flatten()
     if size.size >= 2:
         cfg["input_size"] = (model.in_chans, int(size[0]), int(size[1]))

@@ -11,14 +11,20 @@ import h5py
 import numpy as np
 import scipy.io
 
-from gmsop.errors import CheckpointError
+from gmsop.errors import CheckpointError, DataError
+from gmsop.utils.matlab_files import DEEPEST, require_sound_hdf5, require_sound_matlab5
 
 
-def read_variable(path: str | Path, name: str) -> Any:
-    """Return variable `name` of a MATLAB file, v5 to v7.3.
+def read_struct(path: str | Path, name: str, fields: tuple[str, ...]) -> Any:
+    """Return the struct `name` of a MATLAB file, v5 to v7.3.
+
+    Args:
+        fields: what tells the struct where the file holds not the struct but its fields, as `save(file, '-struct',
+            'net')` leaves it.
 
     Raises:
-        CheckpointError: the file is missing, truncated, no MATLAB file, or has no such variable.
+        CheckpointError: the file is missing, truncated, no MATLAB file, or has neither; or it is deeper or larger than
+            a file of its size can be, or has parts elsewhere.
     """
     path = Path(path)
     if not path.is_file():
@@ -26,14 +32,26 @@ def read_variable(path: str | Path, name: str) -> Any:
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
+                require_sound_hdf5(file, path)
                 names = [key for key in file if not key.startswith("#")]
-                return _from_hdf5(file, file[name]) if name in names else _missing(path, name, names)
-        variables = scipy.io.loadmat(path, variable_names=[name])
-        if name in variables:
-            return _from_v5(variables[name])
-        return _missing(path, name, [row[0] for row in scipy.io.whosmat(path)])
+                reader = _Hdf5(file)
+                if name in names:
+                    return reader.read(file[name])
+                if set(fields) <= set(names):
+                    return {key: reader.read(file[key]) for key in names}
+                return _missing(path, name, names)
+        require_sound_matlab5(path)
+        names = [row[0] for row in scipy.io.whosmat(path)]
+        if name in names:
+            return _from_v5(scipy.io.loadmat(path, variable_names=[name])[name])
+        if set(fields) <= set(names):
+            found = scipy.io.loadmat(path, variable_names=names)
+            return {key: _from_v5(found[key]) for key in names}
+        return _missing(path, name, names)
     except CheckpointError:
         raise
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
     except Exception as error:  # scipy and h5py raise anything from zlib.error to KeyError on a damaged file
         raise CheckpointError(f"{path}: not a readable MATLAB file, or damaged ({error})") from error
 
@@ -57,23 +75,54 @@ def _from_v5(value: Any) -> Any:
     return value
 
 
-def _from_hdf5(file: h5py.File, node: h5py.Group | h5py.Dataset) -> Any:
-    if isinstance(node, h5py.Group):
-        # A struct array is a group of fields, each a table of references; a cell array says that it is one.
-        fields = {key: node[key] for key in node}
-        if fields and all(_is_table(field) for field in fields.values()):
-            columns = {key: _from_hdf5(file, field) for key, field in fields.items()}
-            return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return {key: _from_hdf5(file, field) for key, field in fields.items()}
-    kind = _matlab_class(node)
-    if node.attrs.get("MATLAB_empty", 0):
-        return "" if kind == "char" else []
-    if _is_reference(node):
-        return [_from_hdf5(file, file[reference]) for reference in node[()].T.flatten("F")]
-    array = np.asarray(node[()]).T
-    if kind == "char":
-        return "".join(map(chr, array.flatten()))
-    return array
+class _Hdf5:
+    """Reads the structs of a file. What two references lead to is read once."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self.known: dict[int, Any] = {}
+        self.depth = 0
+
+    def read(self, node: h5py.Group | h5py.Dataset) -> Any:
+        """Return a struct, cell array, text or array as plain Python.
+
+        Raises:
+            CheckpointError: it refers to itself.
+        """
+        place = h5py.h5o.get_info(node.id).addr
+        if place in self.known:
+            if self.known[place] is _READING:
+                raise CheckpointError(f"{self.file.filename}: {node.name} refers to itself")
+            return self.known[place]
+        if self.depth > DEEPEST:
+            raise CheckpointError(f"{self.file.filename}: structs or cells are more than {DEEPEST} deep in one another")
+        self.known[place] = _READING
+        self.depth += 1
+        self.known[place] = self._read(node)
+        self.depth -= 1
+        return self.known[place]
+
+    def _read(self, node: h5py.Group | h5py.Dataset) -> Any:
+        if isinstance(node, h5py.Group):
+            # A struct array is a group of fields, each a table of references; a cell array says that it is one.
+            fields = {key: node[key] for key in node}
+            if fields and all(_is_table(field) for field in fields.values()):
+                columns = {key: self.read(field) for key, field in fields.items()}
+                return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            return {key: self.read(field) for key, field in fields.items()}
+        kind = _matlab_class(node)
+        if node.attrs.get("MATLAB_empty", 0):
+            return "" if kind == "char" else []
+        if _is_reference(node):
+            return [self.read(self.file[reference]) for reference in node[()].T.flatten("F")]
+        array = np.asarray(node[()]).T
+        if kind == "char":
+            return "".join(map(chr, array.flatten()))
+        return array
+
+
+_READING = object()
+"""Stands for what is being read."""
 
 
 def _matlab_class(node: h5py.Dataset) -> str:

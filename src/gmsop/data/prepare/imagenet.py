@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ ODD_ZIP = (BadZipFile, OSError, ValueError, NotImplementedError)
 """Errors of opening an archive that is damaged, or of a kind that Python does not know."""
 ROWS = 4096
 """Images converted at a time."""
+MOST_LABELS = 10**7
+"""A batch of the release has 128,117."""
+ROOM, GROWTH = 2**24, 100
+"""What a member of an archive may unpack to: so many bytes, and so many times what it takes there."""
 
 
 @register_source("imagenet", "Downsampled ImageNet: train_data_batch_*, val_data, .npz or zipped")
@@ -162,6 +166,8 @@ def read_batch(place: Place, image_size: int) -> Iterator[tuple[NDArray[np.uint8
         DataError: the batch is truncated, or is not what it should be.
     """
     with _open(place) as (labels, rows):
+        if isinstance(labels, list) and not all(isinstance(label, int | np.integer) for label in labels):
+            raise DataError(f"{place}: labels should be whole numbers, found a list of something else")
         labels = np.asarray(labels)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise DataError(f"{place}: labels should be whole numbers, found {labels.dtype} {labels.shape}")
@@ -189,7 +195,9 @@ def _open(place: Place) -> Iterator[tuple[Any, Rows]]:
         try:
             stream: Any = stack.enter_context(place.file.open("rb"))
             if place.member:
-                stream = stack.enter_context(stack.enter_context(ZipFile(stream)).open(place.member))
+                archive = stack.enter_context(ZipFile(stream))
+                _require_no_bomb(archive.getinfo(place.member), place)
+                stream = stack.enter_context(archive.open(place.member))
             yield _npz(stack, stream, place) if place.is_npz else _pickle(stream, place)
         except MemoryError:
             raise DataError(f"{place}: says that it is larger than the memory") from None
@@ -207,6 +215,8 @@ def _pickle(stream: BinaryIO, place: Place) -> tuple[Any, Rows]:
         raise DataError(f"{place}: expected a dict with data and labels")
     data, labels = batch["data"], batch["labels"]
     del batch
+    if not isinstance(labels, list | np.ndarray):
+        raise DataError(f"{place}: labels should be a list of whole numbers, found a {type(labels).__name__}")
     _require_bytes(place, data.dtype if isinstance(data, np.ndarray) else type(data), np.shape(data))
     parts = (data[start:] for start in range(0, len(data), ROWS))
     return labels, (data.shape[0], data.shape[1], lambda count: next(parts)[:count])
@@ -216,12 +226,12 @@ def _npz(stack: ExitStack, stream: BinaryIO, place: Place) -> tuple[Any, Rows]:
     archive = stack.enter_context(ZipFile(stream))
     if not {"data.npy", "labels.npy"} <= set(archive.namelist()):
         raise DataError(f"{place}: expected arrays data and labels, found {', '.join(archive.namelist())}")
+    for name in ("data.npy", "labels.npy"):
+        _require_no_bomb(archive.getinfo(name), place)
     with archive.open("labels.npy") as file:
-        labels = np.lib.format.read_array(file, allow_pickle=False)
+        labels = _read_labels(file, place)
     data = stack.enter_context(archive.open("data.npy"))
-    version = np.lib.format.read_magic(data)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(data)
+    shape, fortran, dtype = _read_header(data)
     _require_bytes(place, dtype, shape)
     if fortran:
         raise DataError(f"{place}: data stored column by column cannot be streamed")
@@ -233,6 +243,29 @@ def _npz(stack: ExitStack, stream: BinaryIO, place: Place) -> tuple[Any, Rows]:
         return np.frombuffer(block, np.uint8).reshape(count, shape[1])
 
     return labels, (shape[0], shape[1], read)
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order and type of an array in NumPy's format, of which the header was not read yet."""
+    version = np.lib.format.read_magic(file)
+    return (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+
+
+def _read_labels(file: Any, place: Place) -> NDArray[Any]:
+    """Read an array of whole numbers, of at most as many as a batch of the release has by far."""
+    shape, _, dtype = _read_header(file)
+    if len(shape) != 1 or dtype.kind not in "iu" or dtype.fields or not 0 <= shape[0] <= MOST_LABELS:
+        raise DataError(f"{place}: labels should be a list of whole numbers, found {dtype} {str(shape)[:60]}")
+    content = file.read(shape[0] * dtype.itemsize)
+    if len(content) != shape[0] * dtype.itemsize:
+        raise DataError(f"{place}: truncated")
+    return np.frombuffer(content, dtype)
+
+
+def _require_no_bomb(member: ZipInfo, place: Place) -> None:
+    """Refuse what unpacks to far more than it takes in the archive: photographs hardly shrink."""
+    if member.file_size > ROOM + GROWTH * member.compress_size:
+        raise DataError(f"{place}: {member.filename} would unpack to {member.file_size / 1e9:.1f} GB, and is not read")
 
 
 def _require_bytes(place: Place, dtype: object, shape: tuple[int, ...]) -> None:

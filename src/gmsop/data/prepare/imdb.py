@@ -14,13 +14,15 @@ from gmsop.data.prepare.registry import register_source
 from gmsop.data.writer import PackedWriter
 from gmsop.errors import ConfigError, DataError
 from gmsop.utils.files import digest
+from gmsop.utils.matlab_files import require_sound_hdf5, require_sound_matlab5
 from gmsop.utils.progress import progress_bar
+from gmsop.utils.text import open_text
 
 IMDB_MD5 = "fe50ac93f74744b970b3102e14e69768"
 """MD5 of the authors' ImageNet-64 `imdb.mat`, 13 GB."""
 
-ROWS = 4096
-"""Images converted at a time."""
+PIECE = 64 * 2**20
+"""Bytes of pixels converted at a time."""
 
 
 class _Imdb(NamedTuple):
@@ -44,7 +46,7 @@ def pack_imdb(
 ) -> None:
     """Pack `images/data` of `source`: `images/set` 1 goes to train, 2 to val, and any other is left out.
 
-    MATLAB v7.3 (HDF5) files are streamed, 4096 images at a time; older files, which hold at most 2 GB, are read
+    MATLAB v7.3 (HDF5) files are streamed, 64 MiB at a time; older files, which hold at most 2 GB, are read
     whole. Labels become 0-based. `meta/rgbMean` is kept in the description as `source_rgb_mean`.
 
     Args:
@@ -88,10 +90,11 @@ def pack_imdb(
             )
         )
         bar = stack.enter_context(progress_bar(how.progress))
+        step = max(1, PIECE // (3 * imdb.size[0] * imdb.size[1]))
         for split, index in rows.items():
             task = bar.add_task(f"packing {split}", total=imdb.total)
-            for start in range(0, imdb.total, ROWS):
-                stop = min(start + ROWS, imdb.total)
+            for start in range(0, imdb.total, step):
+                stop = min(start + step, imdb.total)
                 wanted = index[(index >= start) & (index < stop)]
                 if len(wanted):
                     writer.add_batch(_read(source, imdb, start, stop)[wanted - start], labels[wanted], split)
@@ -100,8 +103,9 @@ def pack_imdb(
 
 def _names_in(file: str | Path) -> list[str]:
     try:
-        return Path(file).read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with open_text(Path(file)) as stream:
+            return stream.read().rstrip("\n").split("\n")
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from error
 
 
@@ -117,7 +121,10 @@ def _open(source: Path, stack: ExitStack) -> _Imdb:
 
     try:
         if h5py.is_hdf5(source):
-            return _hdf5(source, stack.enter_context(h5py.File(source)))
+            file = stack.enter_context(h5py.File(source))
+            require_sound_hdf5(file, source)
+            return _hdf5(source, file)
+        require_sound_matlab5(source)
         return _matlab5(source)
     except DataError:
         raise
@@ -130,6 +137,11 @@ def _hdf5(source: Path, file: Any) -> _Imdb:
     data = file["images/data"]
     if data.ndim != 4 or data.shape[1] != 3 or data.dtype != np.uint8:
         raise DataError(f"{source}: images/data should be uint8 (n, 3, W, H), found {data.dtype} {data.shape}")
+    for name in ("images/labels", "images/set"):
+        if file[name].size != data.shape[0]:
+            raise DataError(f"{source}: {name} should be {data.shape[0]} whole numbers, found {file[name].shape}")
+    if "meta/rgbMean" in file and file["meta/rgbMean"].size != 3:
+        raise DataError(f"{source}: meta/rgbMean should be three numbers, found {file['meta/rgbMean'].shape}")
     # HDF5 shows MATLAB's axes from last to first: (n, channel, column, row).
     return _Imdb(
         data.shape[0],

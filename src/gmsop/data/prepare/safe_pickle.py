@@ -1,25 +1,29 @@
-"""Read pickles of other people's data: arrays, lists, dicts, strings and numbers, but nothing that could run."""
+"""Read pickles of other people's data: arrays, lists, dicts, strings and numbers, but nothing that could run.
 
+A pickle names functions and calls them with arguments of its own. Here each name that a pickle of arrays needs stands
+for a function of this file, which makes only plain arrays of numbers, of exactly the bytes that the file
+holds. NumPy's own functions are not within its reach: given a data type of their own making, they take bytes of the
+file for addresses.
+"""
+
+import math
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from gmsop.errors import DataError
+import numpy as np
+from numpy.typing import NDArray
 
-_NUMPY = ("numpy.core", "numpy._core")  # NumPy 1 and 2 use different names
-ALLOWED = frozenset(
-    {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
-    | {(f"{core}.multiarray", name) for core in _NUMPY for name in ("_reconstruct", "scalar")}
-    | {(f"{core}.numeric", "_frombuffer") for core in _NUMPY}
-)
-"""What a pickle of arrays needs to name. `_codecs.encode` is how old protocols spell bytes."""
+from gmsop.errors import DataError
 
 
 def load_arrays(file: BinaryIO, name: str) -> Any:
     """Unpickle `file`; errors call it `name`.
 
     Raises:
-        DataError: it is truncated or no pickle, or it names anything outside `ALLOWED`, of which nothing is run.
+        DataError: it is truncated or no pickle; it names anything that arrays, lists and dicts do not need, of which
+            nothing is run; or an array is not of plain numbers.
     """
     try:
         return _Unpickler(file, encoding="latin1").load()
@@ -31,12 +35,114 @@ def load_arrays(file: BinaryIO, name: str) -> Any:
         raise DataError(f"{name}: truncated or not a pickle ({type(error).__name__}: {error})") from error
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) not in ALLOWED:
+class _Array(np.ndarray[Any, Any]):
+    """An array that is filled when its state is known, as pickles do it in two steps."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        array = _from_bytes(data, dtype, shape, "F" if fortran else "C")
+        super().__setstate__((1, array.shape, array.dtype, bool(fortran), array.tobytes("A")))  # type: ignore[arg-type]
+
+
+class _Dtype:
+    """A data type as a pickle describes it. It becomes one of NumPy's only when all of it is known to be plain."""
+
+    def __init__(self, code: Any, *flags: Any) -> None:
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: Any) -> None:
+        version, order, *rest = state
+        if version not in (3, 4) or order not in ("<", ">", "|", "=") or tuple(rest[:3]) != (None, None, None):
+            raise DataError("an array has a data type with fields or flags of its own; only plain numbers are read")
+        if tuple(rest[3:]) not in ((-1, -1, 0), (-1, -1, 0, None)):
+            raise DataError("an array has a data type with sizes or flags of its own; only plain numbers are read")
+        self.order = order
+
+    def plain(self) -> np.dtype[Any]:
+        """Return NumPy's data type.
+
+        Raises:
+            DataError: it is not of plain numbers.
+        """
+        if not isinstance(self.code, str) or self.code not in _CODES:
+            raise DataError(f"an array of type {str(self.code)[:20]!r}; only plain numbers are read")
+        return np.dtype(f"{self.order}{self.code}")
+
+
+_CODES = frozenset(f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)) - {"f1"}
+
+
+class _Function:
+    """A function that a pickle can call and not change."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+
+    def __call__(self, *args: Any) -> Any:
+        return self._run(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise DataError("tries to change a function; it was not run")
+
+
+def _from_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
+    """Return an array of exactly the given bytes."""
+    if not isinstance(dtype, _Dtype) or order not in ("C", "F"):
+        raise DataError("an array without a plain data type")
+    content = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote bytes as text
+    if not isinstance(content, bytes | bytearray) or not isinstance(shape, tuple):
+        raise DataError("an array of objects; only plain numbers are read")
+    if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise DataError(f"an array of shape {str(shape)[:60]} in {len(content)} bytes")
+    plain = dtype.plain()
+    if math.prod(shape) * plain.itemsize != len(content):
+        raise DataError(f"an array of shape {str(shape)[:60]} and type {plain} in {len(content)} bytes")
+    array: NDArray[Any] = np.frombuffer(content, plain).reshape(shape, order=order)
+    return array
+
+
+def _empty(kind: Any, shape: Any, code: Any) -> _Array:
+    if kind is not _NDARRAY:
+        raise DataError("an array of a type of its own")
+    return np.empty(0, np.uint8).view(_Array)
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _from_bytes(data, dtype, (), "C")[()]
+
+
+def _bytes(text: Any, encoding: Any) -> bytes:
+    """Return the bytes that protocols before version 3 spell as text."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise DataError("bytes in a spelling of their own")
+    return text.encode("latin1")
+
+
+_NDARRAY = object()
+"""What a pickle gets for NumPy's array type, which it only passes on."""
+_CORES = ("numpy.core", "numpy._core")  # NumPy 1 and 2 use different names
+_MEANT: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Function(_Dtype),
+    ("_codecs", "encode"): _Function(_bytes),
+    ("collections", "OrderedDict"): _Function(OrderedDict),
+    ("__builtin__", "bytes"): _Function(lambda: b""),  # so those protocols spell bytes of which there are none
+    **{(f"{core}.multiarray", "_reconstruct"): _Function(_empty) for core in _CORES},
+    **{(f"{core}.multiarray", "scalar"): _Function(_scalar) for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): _Function(_from_bytes) for core in _CORES},
+}
+"""What stands for each name that a pickle of arrays needs."""
+
+
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python, not that in C, which makes a table as long as the largest number that the file names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _MEANT:
             raise DataError(f"holds a reference to {module}.{name}, which data has no use for; it was not run")
-        found: Callable[..., Any] = super().find_class(module, name)
-        return found
+        return _MEANT[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         raise DataError("refers to objects outside the file")
