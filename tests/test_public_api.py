@@ -50,7 +50,7 @@ SIGNATURES = {
     "gmsop.evaluate": (
         "model dataset batch_size=256 num_workers=0 precision='32-true' progress=False devices=1"
     ),
-    "gmsop.predict": "model path top=5",
+    "gmsop.predict": "model path top=5 exif_orientation=True",
     "gmsop.probe.extract": (
         "backbone data out layers='auto' weights='auto' image_size=None batch_size=4 num_workers=None flip=False "
         "progress=False"
@@ -80,7 +80,7 @@ SIGNATURES = {
         "balance_weight=0.0"
     ),
     "gmsop.nn.GlobalAvgPool": "in_channels=None",
-    "gmsop.convert.load_matconvnet": "path dtype=torch.float32",
+    "gmsop.convert.load_matconvnet": "path dtype=torch.float32 mean=None",
     "gmsop.convert.load_mpncov": "path dtype=torch.float32",
     "gmsop.data.PackedDataset": "path split verify=None",
     "gmsop.backbones.register_backbone": "name build input heads=None paper=False named=True **defaults",

@@ -1,6 +1,9 @@
 """A run that was killed, wherever, and is gone on with ends exactly as one that never was."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +16,15 @@ from killed import train_until
 from tiny import recipe, same, weights
 
 from gmsop.data import PackedDataset, PackedWriter
-from gmsop.engine.trainer import make_trainer
-from gmsop.errors import CheckpointError, ConfigError, TrainingWarning
-from gmsop.runs.metrics import read_metrics
-from gmsop.training import build, checkpoints
+from gmsop.engine import trainer as engine
+from gmsop.errors import CheckpointError, ConfigError, DataError, TrainingWarning
+from gmsop.runs.metrics import read_metrics, write_metrics
+from gmsop.training import checkpoints
 from gmsop.training.checkpoints import find_checkpoint
 from gmsop.training.recipe import Recipe
 from gmsop.training.resume import RunComplete, require_same_passes
 from gmsop.training.run import train
+from gmsop.training.run_files import alone_in
 from gmsop.training.task import TrainingTask
 from gmsop.weights.training_file import read_training_checkpoint
 
@@ -122,14 +126,26 @@ def test_the_time_before_a_stop_is_counted(small_set, stopped, tmp_path):
     assert run.seconds == pytest.approx(sum(r["train_seconds"] + r["val_seconds"] for r in after.values()))
 
 
-@pytest.mark.parametrize("content", [bytes(range(256)), b"hello\nworld\n", b""])
+@pytest.mark.parametrize("content", [bytes(range(256)), b"hello\nworld\n", b""], ids=["bytes", "words", "empty"])
 def test_damaged_figures_are_set_aside(small_set, stopped, tmp_path, content):
     shutil.copytree(stopped, tmp_path / "x")
     (tmp_path / "x" / "metrics.csv").write_bytes(content)
-    with pytest.warns(TrainingWarning, match=r"metrics\.csv is damaged"):
+    with pytest.warns(TrainingWarning, match=r"metrics\.csv: damaged .* kept as metrics-damaged\.csv"):
         run = train(recipe(checkpoint_every=1), small_set, tmp_path / "x", tmp_path / "x")
     assert (tmp_path / "x" / "metrics-damaged.csv").read_bytes() == content
-    assert sorted(read_metrics(run.folder / "metrics.csv")) == [1]
+    whole = read_metrics(run.folder / "metrics.csv")
+    assert sorted(whole) == [0, 1]
+    assert whole[0] == read_metrics(stopped / "metrics.csv")[0]
+
+
+def test_changed_figures_are_said_and_written_again(small_set, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "x")
+    file = tmp_path / "x" / "metrics.csv"
+    before = read_metrics(file)
+    write_metrics(file, {0: {name: value + 1 for name, value in before[0].items()}})
+    with pytest.warns(TrainingWarning, match=r"metrics\.csv: other rows than the run's checkpoint knows"):
+        run = train(recipe(checkpoint_every=1), small_set, tmp_path / "x", tmp_path / "x")
+    assert read_metrics(run.folder / "metrics.csv")[0] == before[0]
 
 
 def test_a_damaged_checkpoint_is_passed_over(small_set, tmp_path):
@@ -271,8 +287,8 @@ def test_the_best_epoch_is_one_that_could_be_written(small_set, tmp_path, monkey
 
 def test_a_requeued_job_goes_on_with_its_own_folder_whatever_it_was_told(small_set, stopped, tmp_path, monkeypatch):
     settings, out = recipe(checkpoint_every=1), tmp_path / "x"
-    (out / ".last.ckpt.abc.part").parent.mkdir()
-    (out / ".last.ckpt.abc.part").write_text("half of one")
+    (out / ".gmsop-0123456789abcdef.part").parent.mkdir()
+    (out / ".gmsop-0123456789abcdef.part").write_text("half of one")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
         stop_at(patch, 2)
         train(recipe(checkpoint_every=1, epochs=[3]), small_set, out, stopped, allow_changes=True)
@@ -302,22 +318,60 @@ def test_averaging_is_not_switched_off(small_set, tmp_path):
         train(recipe(epochs=[2]), small_set, tmp_path / "x", tmp_path / "run", allow_changes=True)
 
 
-def test_inside_a_slurm_job_torchruns_numbers_count(small_set, tmp_path, monkeypatch):
-    def make(*args, **options):
-        seen.extend(options["plugins"])
-        return make_trainer(*args, **options)
+def test_who_started_the_process_says_how_many_there_are(small_set, tmp_path, monkeypatch):
+    """Inside a Slurm job torchrun's numbers count; and in the shell of an allocation nobody has started the others."""
 
-    seen: list[object] = []
-    monkeypatch.setattr(build, "make_trainer", make)
+    def make(*args, **options):
+        seen.append([type(plugin).__name__ for plugin in options["plugins"]])
+        return Trainer(*args, **options)
+
+    seen: list[list[str]] = []
+    Trainer = engine.Trainer  # noqa: N806
+    monkeypatch.setattr(engine, "Trainer", make)
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0",
              "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}  # fmt: skip
-    for i, more in enumerate(({}, {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",
-                                   "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0"})):  # fmt: skip
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
+                "GROUP_RANK": "0"}  # fmt: skip
+    allocation = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "mine", "SLURM_NODELIST": "localhost"}
+    strange = {"SLURM_NTASKS": "x", "SLURM_RESTART_COUNT": "x", "WORLD_SIZE": "0"}
+    for i, variables in enumerate((slurm, slurm | torchrun, allocation, slurm | {"SLURM_NTASKS": "4"}, strange)):
         with monkeypatch.context() as patch:
-            for name, value in (slurm | more).items():
+            for name, value in variables.items():
                 patch.setenv(name, value)
             train(recipe(epochs=[1]), small_set, tmp_path / str(i), accelerator="cpu", devices=1)
-    assert [type(plugin).__name__ for plugin in seen] == ["CheckpointFiles", "SLURMEnvironment", "CheckpointFiles"]
+    ours, lightning = ["CheckpointFiles", "SLURMEnvironment"], ["CheckpointFiles", "LightningEnvironment"]
+    assert seen == [ours, ["CheckpointFiles"], lightning, lightning, lightning]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "0")
+    with pytest.raises(ConfigError, match="WORLD_SIZE '0', which cannot be"):
+        train(recipe(epochs=[1]), small_set, tmp_path / "x", accelerator="cpu", devices=1)
+
+
+def test_two_runs_cannot_share_a_folder(small_set, tmp_path):
+    out = tmp_path / "run"
+    with alone_in(out), pytest.raises(ConfigError, match="another process trains into this folder"):
+        train(recipe(epochs=[1]), small_set, out)
+    assert not out.exists()
+    train(recipe(epochs=[1]), small_set, out)
+    assert not list(out.glob(".*"))
+
+
+def test_a_killed_reading_process_is_one_line(small_set, tmp_path, monkeypatch):
+    step = TrainingTask.training_step
+
+    def kill(task, batch, index):
+        if (task.current_epoch, index) == (1, 0):
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            time.sleep(1)
+        return step(task, batch, index)
+
+    settings, out = recipe(num_workers=1, checkpoint_every=1, loader="memmap"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingTask, "training_step", kill)
+        message = r"^a process that reads images \(pid \d+\) .*memory runs out.*gmsop train --resume .*run$"
+        with pytest.raises(DataError, match=message):
+            train(settings, small_set, out)
+    assert train(settings, small_set, out, out).result.images == 40
 
 
 def test_another_models_checkpoint_is_not_resumed(small_set, stopped, tmp_path):

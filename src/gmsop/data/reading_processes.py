@@ -2,10 +2,15 @@
 
 import gc
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gmsop.errors import DataError
 
 START = "fork" if sys.platform == "linux" else "spawn"
 """How they start. Forked processes start at once, share the libraries' memory, and notice when the process they serve
@@ -46,3 +51,28 @@ def outlive_signals(worker: int = 0) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def deaths_in_words(hint: str = "") -> Iterator[None]:
+    """Say in one line which process that reads images died, and of what.
+
+    PyTorch raises its error wherever the main process is at that moment.
+
+    Args:
+        hint: what to do afterwards.
+
+    Raises:
+        DataError: a process died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)", str(error))
+        if found is None:
+            raise
+        how = found[2].strip().partition(". ")[0].rstrip(". ") or "died"
+        text = f"a process that reads images (pid {found[1]}) {how}"
+        if "Killed" in how or "exited" in how:
+            text += "; the system kills processes when memory runs out: fewer --num_workers need less"
+        raise DataError(f"{text}. {hint}".rstrip(". ")) from None

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from gmsop.data.duplicates import MARK_SIZE, Equal, count_equal, equal_groups, mark_images
 from gmsop.data.packed import FILES, FORMAT, NAMES, SPLITS, VERSION, Image, require_names
 from gmsop.errors import ConfigError, DataError
-from gmsop.utils.files import digest, require_space, to_disk, write_error
+from gmsop.utils.files import beside, digest, require_space, to_disk, write_error
 from gmsop.utils.lock import Lock
 from gmsop.utils.progress import progress_bar
-from gmsop.utils.text import printable
+from gmsop.utils.text import open_text, printable
 
 
 class SetInUseError(DataError):
@@ -83,7 +83,7 @@ class PackedWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             require_space(self.path.parent, needed or sum(known) * image_size**2 * 3)
-            self._folder = self.path.parent / f".{self.path.name}.part"
+            self._folder = beside(self.path, ".part")
             self._lock = _lock(self.path)
             if _is_ours(self._folder):
                 shutil.rmtree(self._folder, ignore_errors=True)
@@ -241,8 +241,17 @@ def require_writable_set(path: Path, overwrite: bool) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return True if the folder holds nothing but the files of a packed set."""
-    return path.is_dir() and {child.name for child in path.iterdir()} <= FILES
+    """Return True if the folder holds nothing but a packed set, or a part of one; nobody else's `meta.json`."""
+    if path.is_symlink() or not path.is_dir() or not {child.name for child in path.iterdir()} <= FILES:
+        return False
+    meta = path / "meta.json"
+    if not meta.exists():
+        return True
+    try:
+        with open_text(meta) as file:
+            return f'"{FORMAT}"' in file.read(4096)
+    except (OSError, UnicodeError):
+        return False
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -250,7 +259,7 @@ def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
         return
-    aside = path.parent / f".{path.name}.old"
+    aside = beside(path, ".old")
     path.rename(aside)
     try:
         new.rename(path)
@@ -262,7 +271,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 def _put_back(path: Path) -> None:
     """Undo a replacement that was killed between its two moves; remove the old set of one killed after them."""
-    aside = path.parent / f".{path.name}.old"
+    aside = beside(path, ".old")
     if not _is_ours(aside):
         return
     lock = _lock(path)  # another process may be in the middle of a replacement
@@ -275,4 +284,4 @@ def _put_back(path: Path) -> None:
 
 
 def _lock(path: Path) -> Lock:
-    return Lock(path.parent / f".{path.name}.lock", SetInUseError(f"{path}: another process is writing this set"))
+    return Lock(beside(path, ".lock"), SetInUseError(f"{path}: another process is writing this set"))

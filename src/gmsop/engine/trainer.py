@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
@@ -77,13 +79,17 @@ def make_trainer(
     if bar:
         callbacks.append(_ProgressBar(leave=False))
     options.setdefault("logger", False)
+    plugins = list(options.pop("plugins", []))
+    if SLURMEnvironment.detect() and not by_torchrun():
+        plugins.append(slurm_environment() or LightningEnvironment())
     if options.get("precision") == "16-mixed" and _on_cpu(options.get("accelerator", "auto")):
         # Lightning itself would take bfloat16 instead; PyTorch has float16 on a CPU, fast enough for evaluation.
         del options["precision"]
-        options["plugins"] = [*options.get("plugins", []), MixedPrecision("16-mixed", "cpu")]
+        plugins.append(MixedPrecision("16-mixed", "cpu"))
     try:
         return Trainer(
             callbacks=callbacks,
+            plugins=plugins,
             devices=devices,
             num_nodes=num_nodes,
             enable_progress_bar=bar,
@@ -104,10 +110,12 @@ def _on_cpu(accelerator: str) -> bool:
 
 def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
     """Return processes per machine and number of machines: as `torchrun` says, if it has started this process."""
-    here, everywhere = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("WORLD_SIZE")
-    if here and everywhere and by_torchrun():
-        return int(here), int(everywhere) // int(here)
-    return devices, num_nodes
+    if not by_torchrun():
+        return devices, num_nodes
+    here, everywhere = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if not (here.isdecimal() and everywhere.isdecimal() and int(everywhere) >= int(here) > 0):
+        raise ConfigError(f"torchrun: LOCAL_WORLD_SIZE is {here!r} and WORLD_SIZE {everywhere!r}, which cannot be")
+    return int(here), int(everywhere) // int(here)
 
 
 def by_torchrun() -> bool:
@@ -116,6 +124,27 @@ def by_torchrun() -> bool:
     Inside a Slurm job, `torchrun`'s numbers count then, not Slurm's.
     """
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def slurm_environment() -> SLURMEnvironment | None:
+    """Return what Slurm says of this process, if `srun` or a job of one task has started it.
+
+    In the shell of `salloc -n 4`, or in a batch script of four tasks, Slurm's variables are those of the allocation:
+    nobody has started the other three processes.
+
+    Raises:
+        ConfigError: variables that contradict one another.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    numbers = [os.environ.get(f"SLURM_{name}", "") for name in ("PROCID", "LOCALID", "NODEID")]
+    if not SLURMEnvironment.detect() or not tasks.isdecimal() or not all(number.isdecimal() for number in numbers):
+        return None
+    if int(tasks) > 1 and "SLURM_STEP_ID" not in os.environ:
+        return None
+    try:
+        return SLURMEnvironment(auto_requeue=False)  # gmsop's own callback requeues
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"Slurm: {error}") from error
 
 
 class _ProgressBar(TQDMProgressBar):

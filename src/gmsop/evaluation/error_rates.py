@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from gmsop.data import FolderDataset, PackedDataset, val_loader
 from gmsop.data.image_folder import unread
 from gmsop.data.preprocess import Preprocess
+from gmsop.data.reading_processes import deaths_in_words
 from gmsop.engine.precision import PRECISIONS
 from gmsop.engine.trainer import make_trainer, settings_as_before
 from gmsop.errors import ConfigError, DataError
@@ -199,7 +200,8 @@ def evaluate(
     first = next(model.parameters())
     device, dtype = first.device, first.dtype
     try:
-        trainer.test(task, loader, verbose=False)
+        with deaths_in_words():
+            trainer.test(task, loader, verbose=False)
     finally:
         model.to(device, dtype)  # Lightning leaves it on the CPU, and in the precision that it evaluated in
     return task.result

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from gmsop.heads.registry import register_head
 from gmsop.nn import ISqrtCovPool
 from gmsop.nn.init import he_normal_
-from gmsop.nn.pooling import Init, Root
+from gmsop.nn.pooling import Init, Iterations, Root
 from gmsop.utils.options import PositiveInt, Share
 
 
 def sr_sop(
     in_channels: int,
     reduced_dim: PositiveInt | None = None,
-    num_iters: PositiveInt = 3,
+    num_iters: Iterations = 3,
     init: Init = "he",
     root: Root = "newton_schulz",
     fc_dims: Sequence[PositiveInt] | None = None,

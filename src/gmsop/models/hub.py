@@ -1,10 +1,12 @@
 """Models as folders that timm, and the Hugging Face hub, understand: weights, `config.json`, a model card."""
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from gmsop.errors import CheckpointError, ConfigError
+from gmsop.models.bounded_build import without_memory
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import tell_timm
 from gmsop.models.spec import body_name
@@ -97,6 +99,7 @@ def from_folder_or_hub(source: str | Path, revision: str | None = None, **argume
     text = str(source)
     if Path(text).is_dir():
         name = f"local-dir:{text}"
+        _require_fitting(Path(text), name, arguments)
     else:
         name = text if text.startswith("hf-hub:") else f"hf-hub:{text}"
         name += f"@{revision}" if revision else ""
@@ -108,3 +111,31 @@ def from_folder_or_hub(source: str | Path, revision: str | None = None, **argume
     if not isinstance(model, PooledClassifier):
         raise CheckpointError(f"{text}: holds a {type(model).__name__} of timm, no model of gmsop's")
     return model.eval()
+
+
+def _require_fitting(folder: Path, name: str, arguments: dict[str, Any]) -> None:
+    """Refuse a folder whose `config.json` describes a network that its weights are not of, before it takes memory.
+
+    Raises:
+        CheckpointError: it does, or there are no weights in safetensors.
+    """
+    import timm
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / "model.safetensors"
+    try:
+        with safe_open(file, framework="pt") as opened:
+            sizes = [math.prod(opened.get_slice(key).get_shape()) for key in opened.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: missing, not a safetensors file, or truncated ({error})") from error
+    try:
+        with without_memory(folder, len(sizes)):
+            planned = timm.create_model(name, pretrained=False, **arguments)
+        asked = sum(value.numel() for key, value in planned.state_dict().items() if not key.startswith("fc."))
+    except CheckpointError:
+        raise
+    except Exception as error:  # a network that cannot be: each kind with an error of its own
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{folder}: no model can be read there ({line})") from error
+    if asked > 2 * sum(sizes) + 10**6:
+        raise CheckpointError(f"{folder}: config.json describes a network of {asked:,} numbers, {file.name} holds less")

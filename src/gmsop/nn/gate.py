@@ -1,5 +1,6 @@
 """The sparsity-constrained gate decides which K of the N components an image goes to, and with what weights."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from gmsop.errors import ConfigError
+from gmsop.errors import ConfigError, GmsopWarning
 from gmsop.nn.init import he_normal_
 from gmsop.nn.pooling import GlobalAvgPool, ISqrtCovPool
 from gmsop.ops import dense_gates, gate_logits, top_k_gates, top_k_indices
@@ -46,7 +47,7 @@ class TopKGate(nn.Module):
     Args:
         in_channels: C of the feature map.
         num_components: N.
-        top_k: K, 1 to N.
+        top_k: K, 1 to N. With 1 of several, the gate cannot learn: its one weight is always 1. A warning says so.
         dims: channels of the prediction layers (ResNet 256, 128; WRN 512, 128; GM-GAP on WRN 512).
         second_order: pool the last prediction layer by `ISqrtCovPool` (GM-SOP) or by the mean (GM-GAP).
         num_iters: Newton-Schulz iterations of that pooling.
@@ -69,6 +70,13 @@ class TopKGate(nn.Module):
         super().__init__()
         if not 1 <= top_k <= num_components:
             raise ConfigError(f"top_k must be between 1 and num_components = {num_components}, got {top_k}")
+        if top_k == 1 < num_components:
+            warnings.warn(
+                "top_k=1: the softmax over one score is 1 whatever the score, so the gate gets no gradient and never "
+                "learns, and the balance loss cannot either. Take top_k=2 or more",
+                GmsopWarning,
+                stacklevel=2,
+            )
         if not dims:
             raise ConfigError("TopKGate: dims needs at least one prediction layer")
         self.in_channels = in_channels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gmsop.errors import ConfigError
 from gmsop.nn.bank import bank_forward, bank_of
 from gmsop.nn.gate import Routing, TopKGate, default_top_k
-from gmsop.nn.pooling import ParametricGAP, ParametricSOP, in_dtype_of, require_map
+from gmsop.nn.pooling import Iterations, ParametricGAP, ParametricSOP, in_dtype_of, require_map
 from gmsop.ops import balance_loss, combine, dispatch, plan_dispatch, weighted_sum
 from gmsop.ops.precision import like_input
 from gmsop.utils.options import NonNegativeFloat, PositiveInt
@@ -60,7 +60,7 @@ class GatedMixture(nn.Module):
         hidden_dim: PositiveInt = 256,
         reduced_dim: PositiveInt = 128,
         gate_dims: Sequence[PositiveInt] = (256, 128),
-        num_iters: PositiveInt = 3,
+        num_iters: Iterations = 3,
         balance_weight: NonNegativeFloat = 0.0,
     ) -> "GatedMixture":
         """Build the paper's GM-SOP head: `ParametricSOP` components, second-order gate. Defaults are the ResNets'."""

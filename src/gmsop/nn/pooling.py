@@ -1,7 +1,7 @@
 """Pooling layers turn a feature map (B, C, H, W) into a vector per image. Parametric ones can be components."""
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Annotated, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.fx
@@ -12,10 +12,12 @@ from gmsop.nn.init import he_normal_
 from gmsop.nn.moments import Moments
 from gmsop.ops import covariance_pool, eigh_sqrt, second_order_pool, triu_size, triu_vectorize
 from gmsop.ops.precision import like_input
-from gmsop.utils.options import PositiveInt
+from gmsop.utils.options import PositiveInt, Range
 
 Root = Literal["newton_schulz", "eigh", "power", "none"]
 Init = Literal["he", "pca"]
+Iterations = Annotated[int, Range(least=1, most=100)]
+"""Of Newton-Schulz. It converges within 20; the bound keeps a file from asking for years."""
 
 for _function in (
     "second_order_pool",
@@ -92,7 +94,7 @@ class ISqrtCovPool(nn.Module):
         self,
         in_channels: int | None = None,
         reduced_dim: PositiveInt | None = None,
-        num_iters: PositiveInt = 3,
+        num_iters: Iterations = 3,
         init: Init = "he",
         root: Root = "newton_schulz",
     ) -> None:
@@ -181,6 +183,8 @@ def require_map(name: str, x: Tensor, channels: int | None = None, at_least: int
     if channels is not None and x.shape[1] != channels:
         last = "; channels come second, not last: x.permute(0, 3, 1, 2)" if x.shape[3] == channels else ""
         raise ConfigError(f"{name}: expected features (B, {channels}, H, W), got shape {shape}{last}")
+    if at_least > 0 and (x.shape[2] == 0 or x.shape[3] == 0):
+        raise ConfigError(f"{name}: the map {shape} has no positions")
     if x.shape[2] * x.shape[3] < at_least:
         raise ConfigError(
             f"{name}: the map {shape} has {x.shape[2] * x.shape[3]} position, of which there is no covariance: give "
@@ -216,7 +220,7 @@ class ParametricSOP(nn.Module):
         in_channels: int,
         hidden_dim: PositiveInt = 256,
         reduced_dim: PositiveInt = 128,
-        num_iters: PositiveInt = 3,
+        num_iters: Iterations = 3,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels

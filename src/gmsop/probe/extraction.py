@@ -22,7 +22,7 @@ from gmsop.data.preprocess import Preprocess
 from gmsop.engine.messages import say, warn
 from gmsop.errors import ConfigError, DataError
 from gmsop.probe.features import FORMAT, META, VERSION, Features, read_meta
-from gmsop.utils.files import digest, require_space, to_disk, write_error
+from gmsop.utils.files import beside, digest, require_space, to_disk, write_error
 from gmsop.utils.lock import Lock
 from gmsop.utils.progress import progress_bar
 from gmsop.weights.pretrained import fingerprint, load_backbone, pretrained_state
@@ -105,7 +105,7 @@ def extract(
         raise DataError(f"{out}: exists and holds no features")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        lock = Lock(out.with_name(f".{out.name}.lock"), DataError(f"{out}: another process is writing these features"))
+        lock = Lock(beside(out, ".lock"), DataError(f"{out}: another process is writing these features"))
     except OSError as error:
         raise write_error(out, error) from error
     try:
@@ -198,13 +198,15 @@ def _write(
     num_workers: int | None,
     progress: bool,
 ) -> None:
-    part = out.with_name(f".{out.name}.part")
+    part = beside(out, ".part")
     views = ("", ".flip") if meta["flip"] else ("",)
     while True:
         size = sum(
             len(images) * math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize * len(views)
             for entry in meta["layers"].values()
         )
+        if part.is_symlink():
+            raise DataError(f"{part}: a link, where features would be written; remove it")
         try:
             done = _rows_done(part, meta)
             if done == 0:

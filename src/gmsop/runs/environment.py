@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gmsop.runs.git_state import git_state
 from gmsop.utils.files import writing
 
 KINDS = {"time": str, "command": list, "machine": str, "processor": str, "threads": int, "gpus": list, "python": str,
@@ -30,8 +30,8 @@ def describe_environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "git": _git_state(Path.cwd()),
-        "gmsop_git": _git_state(Path(__file__).parent, tracked=Path(__file__).name),
+        "git": git_state(Path.cwd()),
+        "gmsop_git": git_state(Path(__file__).parent, tracked=Path(__file__).name),
     }
 
 
@@ -48,25 +48,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _git_state(folder: Path, tracked: str = "") -> dict[str, Any] | None:
-    """Return the commit and the files that differ from it; None outside a repository or without git.
-
-    With `tracked`, it is None also if the repository does not hold that file: an installed package may lie inside a
-    repository that is not gmsop's.
-    """
-    asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
-    if tracked:
-        asked.append(["ls-files", "--error-unmatch", tracked])
-    try:
-        commit, changes, *_ = (
-            subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10).stdout
-            for words in asked
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit.strip(), "changed": [line[3:] for line in changes.splitlines()]}
 
 
 def note_start(file: Path, **more: Any) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gmsop.errors import DataError
-from gmsop.utils.files import write_error, writing
+from gmsop.utils.files import writing
+from gmsop.utils.text import open_text
 
+METRICS = "metrics.csv"
 Epochs = dict[int, dict[str, float]]
 
 
@@ -15,15 +17,26 @@ def read_metrics(path: str | Path) -> Epochs:
 
     Raises:
         OSError: there is no such file.
-        DataError: the file is damaged.
+        DataError: the file is damaged: a row has too few or too many cells, a cell is no number, the epochs are not 0,
+            1, 2, ..., or the last line has no end.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
+    with open_text(Path(path), newline="") as file:
         try:
-            rows = csv.DictReader(file)
-            if "epoch" not in (rows.fieldnames or ()):
-                raise ValueError("no column epoch")
-            return {int(row["epoch"]): {k: float(v) for k, v in row.items() if k != "epoch" and v} for row in rows}
-        except (ValueError, TypeError, AttributeError, csv.Error) as error:
+            text = file.read()
+            header, *rows = csv.reader(text.splitlines())
+            if header[:1] != ["epoch"] or len(set(header)) < len(header):
+                raise ValueError("no column epoch, or a column twice")
+            if not text.endswith("\n"):
+                raise ValueError("the last line has no end")
+            found: Epochs = {}
+            for number, row in enumerate(rows):
+                if len(row) != len(header):
+                    raise ValueError(f"row {number + 1} has {len(row)} cells, the header {len(header)}")
+                if int(row[0]) != number:
+                    raise ValueError(f"row {number + 1} is of epoch {row[0]}")
+                found[number] = {k: float(v) for k, v in zip(header[1:], row[1:], strict=True) if v}
+            return found
+        except (ValueError, csv.Error) as error:
             raise DataError(f"{path}: damaged ({error})") from error
 
 
@@ -32,41 +45,14 @@ def total_seconds(timing: Epochs) -> float:
     return sum(row.get("train_seconds", 0) + row.get("val_seconds", 0) for row in timing.values())
 
 
-def set_aside_damaged(path: Path) -> Path | None:
-    """Rename a CSV file that is damaged, so that its name is free. Return its new name, or None.
-
-    None means that the file is missing or not damaged.
-
-    Raises:
-        WriteError: the file cannot be renamed.
-    """
-    try:
-        read_metrics(path)
-        return None
-    except FileNotFoundError:
-        return None
-    except DataError:
-        aside = path.with_name(f"{path.stem}-damaged{path.suffix}")
-    try:
-        return path.replace(aside)
-    except OSError as error:
-        raise write_error(aside, error) from error
-
-
-def log_epoch(path: str | Path, epoch: int, values: Mapping[str, float]) -> None:
-    """Write the row of `epoch`, and remove the rows of later epochs.
-
-    Later rows are left from a run that was stopped and is resumed from before them. The file is replaced whole: a crash
-    leaves the old one or the new one.
+def write_metrics(path: str | Path, epochs: Mapping[int, Mapping[str, float]]) -> None:
+    """Write the rows of all epochs. The file is replaced whole: a crash leaves the old one or the new one.
 
     Raises:
         WriteError: there is no space or no permission.
     """
-    path = Path(path)
-    rows: Epochs = read_metrics(path) if path.exists() else {}
-    rows = {e: row for e, row in rows.items() if e < epoch} | {epoch: dict(values)}
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    names = list(dict.fromkeys(name for row in epochs.values() for name in row))
     with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["epoch", *names])
         writer.writeheader()
-        writer.writerows({"epoch": e, **row} for e, row in sorted(rows.items()))
+        writer.writerows({"epoch": e, **row} for e, row in sorted(epochs.items()))

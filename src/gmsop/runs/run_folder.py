@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.models.classifier import PooledClassifier
 from gmsop.runs.environment import read_starts
 from gmsop.runs.metrics import Epochs, read_metrics, total_seconds
+from gmsop.utils.text import open_text
+from gmsop.utils.yaml_files import load_yaml
 from gmsop.weights.model_file import load_model
 
 DAMAGED = (
@@ -87,7 +88,8 @@ def read_run(path: Path) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: a file; a report is about the folder of a run")
     try:
-        recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+        with open_text(path / "recipe.yaml") as file:
+            recipe = load_yaml(file.read(), str(path / "recipe.yaml"))
         metrics = read_metrics(path / "metrics.csv")
     except FileNotFoundError as error:
         if not path.is_dir():
@@ -95,7 +97,9 @@ def read_run(path: Path) -> RunFolder:
         missing = Path(error.filename).name
         hint = "the run has not finished an epoch" if missing == "metrics.csv" else "not the folder of a run"
         raise ConfigError(f"{path}: {hint} (it has no {missing})") from None
-    except (*DAMAGED, yaml.YAMLError) as error:
+    except ConfigError:
+        raise
+    except DAMAGED as error:
         raise ConfigError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     if not metrics or not isinstance(recipe, dict):
         raise ConfigError(f"{path}: the run has not finished an epoch")

@@ -5,11 +5,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from gmsop.data import train_loader, val_loader
-from gmsop.engine.trainer import by_torchrun, make_trainer
+from gmsop.engine.trainer import make_trainer, slurm_environment
 from gmsop.errors import ConfigError
 from gmsop.evaluation.error_rates import require_share
 from gmsop.training.averaging import Averaging
@@ -56,8 +55,7 @@ def build(plan: Plan, machines: Machines, wandb: str | None, progress: bool) -> 
     recipe, checkpoint = plan.recipe, plan.checkpoint
     task = TrainingTask(plan.model, recipe, plan.out, plan.images)
     writer = CheckpointWriter(plan.out, recipe.checkpoint_every, plan.has_other_data)
-    slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None  # `Signals` requeues
-    callbacks: list[Callback] = [writer, Signals(writer, slurm)]
+    callbacks: list[Callback] = [writer, Signals(writer, slurm_environment())]
     if recipe.ema_decay:
         callbacks.append(Averaging(decay=recipe.ema_decay))
     if progress:
@@ -72,7 +70,7 @@ def build(plan: Plan, machines: Machines, wandb: str | None, progress: bool) -> 
         devices=machines.devices,
         num_nodes=machines.num_nodes,
         accelerator=machines.accelerator,
-        plugins=[CheckpointFiles(), *([slurm] if slurm and not by_torchrun() else [])],
+        plugins=[CheckpointFiles()],
         logger=make_loggers(plan.out, recipe, wandb, checkpoint["global_step"] if checkpoint else 0),
         log_every_n_steps=50,
     )

@@ -19,8 +19,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from gmsop.engine.messages import warn
 from gmsop.errors import CheckpointError, TrainingError
 from gmsop.evaluation.error_rates import Evaluation
+from gmsop.training.checkpoint_schema import wrong_in
 from gmsop.training.non_finite import non_finite_weights
-from gmsop.utils.files import WriteError, write_error, writing
+from gmsop.utils.files import WriteError, clear_unfinished, write_error, writing
 from gmsop.weights.training_file import read_training_checkpoint
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -149,9 +150,10 @@ def write_validation(folder: Path) -> None:
     A run killed after it wrote `best.ckpt` does this when it goes on.
     """
     try:
-        best = read_training_checkpoint(folder / BEST)["gmsop"]
+        checkpoint = read_whole(folder / BEST)
     except CheckpointError:
         return
+    best = checkpoint["gmsop"]
     if "validation" not in best:  # an older version wrote it
         return
     arrays = {"epoch": np.array(best["epoch"] - 1)} | {name: t.numpy() for name, t in best["validation"].items()}
@@ -171,7 +173,7 @@ def epochs_of(path: Path) -> float:
     """Return how many epochs were over at a checkpoint; infinity if it is not there or damaged."""
     try:
         return int(read_training_checkpoint(path)["gmsop"]["epoch"])
-    except CheckpointError:
+    except (CheckpointError, KeyError, TypeError, ValueError):
         return math.inf
 
 
@@ -194,10 +196,10 @@ def go_on_from(path: Path, out: Path) -> None:
 
 
 def clear_away(out: Path) -> None:
-    """Remove the unfinished checkpoints in `out` of a run that was killed while it wrote."""
+    """Remove the unfinished files in `out` of a run that was killed while it wrote."""
+    clear_unfinished(out)
     for name in (LAST, PREVIOUS, BEST):
-        for path in (*out.glob(f".{name}.*.part"), out / f".{name}.part"):
-            path.unlink(missing_ok=True)
+        (out / f".{name}.part").unlink(missing_ok=True)
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -238,4 +240,6 @@ def read_whole(path: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: damaged (checksum of {bad})")
     if not {"epoch", "images", "world_size", "totals", "data"} <= set(checkpoint["gmsop"]):
         raise CheckpointError(f"{path}: of an older version of gmsop: it can be evaluated, but not gone on with")
+    if wrong := wrong_in(checkpoint):
+        raise CheckpointError(f"{path}: damaged: {wrong} is not what a run writes")
     return checkpoint

@@ -4,7 +4,7 @@ import math
 import time
 from pathlib import Path
 
-from gmsop.runs.metrics import log_epoch, read_metrics
+from gmsop.training.epoch_rows import EpochRows
 
 TIMING = "timing.csv"
 """Wall-clock times of a run, apart from metrics.csv because they differ between identical runs. The unfinished epoch's
@@ -19,7 +19,7 @@ class EpochClock:
     """
 
     def __init__(self, file: Path | None) -> None:
-        self.file = file
+        self.rows = EpochRows(file)
         self.speed = math.nan
         """Images per second of the epoch under way."""
         self.train_seconds = 0.0
@@ -33,7 +33,7 @@ class EpochClock:
 
     def enter(self, epoch: int) -> None:
         """Count the time that an epoch had taken when the run was stopped within it."""
-        row = read_metrics(self.file).get(epoch, {}) if self.file is not None and self.file.exists() else {}
+        row = self.rows.rows.get(epoch, {})
         self._before = 0.0 if "val_seconds" in row else row.get("train_seconds", 0.0)
 
     def begin_pass(self) -> None:
@@ -58,8 +58,7 @@ class EpochClock:
         Raises:
             WriteError: no space, no permission.
         """
-        if self.file is not None:
-            log_epoch(self.file, epoch, {"train_seconds": self.seconds()})
+        self.rows.write(epoch, {"train_seconds": self.seconds()})
 
     def write(self, epoch: int, val_seconds: float) -> None:
         """Write a finished epoch's times.
@@ -67,6 +66,5 @@ class EpochClock:
         Raises:
             WriteError: no space, no permission.
         """
-        if self.file is not None:
-            row = {"train_seconds": self.train_seconds, "images_per_second": self.speed, "val_seconds": val_seconds}
-            log_epoch(self.file, epoch, row)
+        row = {"train_seconds": self.train_seconds, "images_per_second": self.speed, "val_seconds": val_seconds}
+        self.rows.write(epoch, row)

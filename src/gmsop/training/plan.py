@@ -17,7 +17,7 @@ from gmsop.training.model import fresh_model
 from gmsop.training.optimizer import create_optimizer
 from gmsop.training.recipe import Recipe
 from gmsop.training.resume import RunComplete, fingerprint, open_checkpoint
-from gmsop.training.run_files import WEIGHTS, finish_folder
+from gmsop.training.run_files import WEIGHTS, finish_folder, is_finished
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_
         path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
     except RunComplete:
         # A run may end after its last checkpoint and before its weights are written, or a job be started once more.
-        if first and (out / LAST).exists() and not (out / WEIGHTS).exists():
+        if first and (out / LAST).exists() and not is_finished(out):
             finish_folder(out, recipe)
         raise
     return Plan(recipe, out, train_set, val_set, model, path, checkpoint, fingerprint(train_set))
@@ -96,7 +96,8 @@ def _where_to_go_on(out: Path, resume: Path | None, show: bool) -> Path | None:
 
 def started_again() -> bool:
     """Return whether Slurm has started this job, or torchrun this process, before."""
-    return any(int(os.environ.get(f"{who}_RESTART_COUNT") or 0) > 0 for who in ("SLURM", "TORCHELASTIC"))
+    counts = [os.environ.get(f"{who}_RESTART_COUNT", "") for who in ("SLURM", "TORCHELASTIC")]
+    return any(count.isdecimal() and int(count) > 0 for count in counts)
 
 
 def _ended_too_soon(folder: Path) -> bool:

@@ -1,15 +1,12 @@
 """A recipe is everything that decides how a model is trained; `recipes/` has a YAML file per published row."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
-
-import yaml
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gmsop.engine.precision import Precision
 from gmsop.errors import ConfigError, UnknownNameError
@@ -17,16 +14,21 @@ from gmsop.utils.options import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     Range,
     Share,
     in_words,
     is_valid,
     options_of,
 )
+from gmsop.utils.text import open_text
+from gmsop.utils.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11
+
+
+Epochs = Annotated[int, Range(least=0, most=10**5)]
+"""Numbers of epochs, batches, pixels and processes are bounded: beyond any use, a slip would take all memory."""
 
 
 @dataclass
@@ -92,14 +94,14 @@ class Recipe:
 
     model: str = "gm_sop_16_8_resnet18"
     model_args: dict[str, Any] = field(default_factory=dict)
-    image_size: PositiveInt = 64
-    epochs: list[NonNegativeInt] | NonNegativeInt = field(default_factory=lambda: [40, 10, 5, 5])
+    image_size: Annotated[int, Range(least=1, most=2**14)] = 64
+    epochs: list[Epochs] | Epochs = field(default_factory=lambda: [40, 10, 5, 5])
     schedule: Literal["step", "cosine", "one_cycle"] = "step"
     warmup_epochs: NonNegativeFloat = 0.0
     lr: PositiveFloat = 0.1
     lr_factor: PositiveFloat = 0.1
-    batch_size: PositiveInt = 256
-    accumulate: PositiveInt = 1
+    batch_size: Annotated[int, Range(least=1, most=2**20)] = 256
+    accumulate: Annotated[int, Range(least=1, most=2**20)] = 1
     optimizer: str = "sgd"
     optimizer_args: dict[str, Any] = field(default_factory=dict)
     momentum: NonNegativeFloat = 0.9
@@ -123,7 +125,7 @@ class Recipe:
     compile: bool = False
     non_finite: Literal["stop", "skip"] = "stop"
     checkpoint_every: NonNegativeInt = 1000
-    num_workers: NonNegativeInt = 0
+    num_workers: Annotated[int, Range(least=0, most=1024)] = 0
     loader: Literal["auto", "memmap", "resident"] = "auto"
     seed: Annotated[int, Range(least=0, below=2**32)] = 0
 
@@ -227,8 +229,9 @@ def recipe_text(name: str) -> str:
         if not path.is_file():
             raise UnknownNameError(f"no recipe file {name}")
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            with open_text(path) as file:
+                return file.read()
+        except (OSError, UnicodeError) as error:
             raise ConfigError(f"{name}: not a readable text file ({error})") from error
     raise UnknownNameError.of("recipe", name, recipe_names())
 
@@ -240,25 +243,12 @@ def load_recipe(name: str) -> Recipe:
         UnknownNameError: no such recipe, or a key that recipes do not have.
         ConfigError: not a YAML mapping, or a value that cannot work.
     """
-    try:
-        values = yaml.safe_load(recipe_text(name))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from error
+    values = load_yaml(recipe_text(name), name)
     if not isinstance(values, dict):
         raise ConfigError(f"{name}: a recipe is a mapping of keys to values")
-    recipe = Recipe.from_dict({key: _number(key, value) for key, value in values.items()})
+    recipe = Recipe.from_dict(values)
     recipe.check()
     return recipe
-
-
-def _number(key: str, value: Any) -> Any:
-    """Turn text such as 1e-4 and 1.5e4 into a number, since YAML knows only 1.0e-4 and 1.5e+4 as numbers."""
-    kind = _OPTIONS[key].type if key in _OPTIONS else Any
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
 
 
 def _folder() -> "Traversable":

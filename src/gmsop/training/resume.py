@@ -8,11 +8,16 @@ import lightning.pytorch as pl
 import torch
 
 from gmsop.data import PackedDataset
-from gmsop.errors import CheckpointError, ConfigError, GmsopError
+from gmsop.engine.messages import warn
+from gmsop.errors import CheckpointError, ConfigError, DataError, GmsopError
 from gmsop.models.classifier import PooledClassifier
+from gmsop.runs.metrics import Epochs, read_metrics, write_metrics
+from gmsop.training.checkpoint_schema import wrong_for
 from gmsop.training.checkpoints import BEST, epochs_of, find_checkpoint, read_whole
+from gmsop.training.clock import TIMING
+from gmsop.training.optimizer import create_optimizer
 from gmsop.training.recipe import Recipe
-from gmsop.utils.files import writing
+from gmsop.utils.files import write_error, writing
 from gmsop.weights.model_file import spec_of
 
 FREE = ("num_workers", "loader", "checkpoint_every")
@@ -45,7 +50,7 @@ def open_checkpoint(
     saved = checkpoint["gmsop"]
     if other := _differences(path, saved["model"], model):
         raise CheckpointError(f"{path}: another model ({'; '.join(other)})")
-    before, now = Recipe.from_dict(saved["recipe"]).to_dict(), recipe.to_dict()
+    before, now = _recipe_in(path, saved).to_dict(), recipe.to_dict()
     changed = {k: f"{before[k]} -> {now[k]}" for k in now if now[k] != before[k] and k not in FREE}
     if saved["data"] != fingerprint(train_set):
         changed["the data"] = f"another set than {train_set.path}"
@@ -58,9 +63,22 @@ def open_checkpoint(
         raise ConfigError(f"{path} is from within an epoch, where {', '.join(fixed)} cannot change ({listed})")
     if before["ema_decay"] and not recipe.ema_decay:
         raise ConfigError(f"{path}: ema_decay can be changed, but not switched off: the run has two sets of weights")
+    components = 0 if model.gate is None else model.gate.num_components
+    same_optimizer = before["optimizer"] == now["optimizer"]
+    if same_optimizer and (wrong := wrong_for(checkpoint, create_optimizer(model, recipe), components)):
+        raise CheckpointError(f"{path}: damaged, or of another version: {wrong}")
     if saved["epoch"] >= recipe.total_epochs:
         raise RunComplete(f"{path}: the run is complete, all {recipe.total_epochs} epochs are done")
     return path, checkpoint
+
+
+def _recipe_in(path: Path, saved: dict[str, Any]) -> Recipe:
+    try:
+        recipe = Recipe.from_dict(saved["recipe"])
+        recipe.check()
+    except GmsopError as error:
+        raise CheckpointError(f"{path}: its recipe cannot be ({error})") from error
+    return recipe
 
 
 def _differences(path: Path, description: dict[str, Any], model: PooledClassifier) -> list[str]:
@@ -76,6 +94,49 @@ def _differences(path: Path, description: dict[str, Any], model: PooledClassifie
     options = found.differences(wanted).items()
     of_recipe = [f"{name} {value}, the recipe's {wanted.options[name]}" for name, value in options]
     return (of_data if found.num_classes != wanted.num_classes else []) + of_recipe
+
+
+def rows_before(checkpoint: dict[str, Any], file: Path) -> Epochs:
+    """Return the rows of `metrics.csv` or `timing.csv` up to a checkpoint: its own, or an older version's of the file.
+
+    Returns:
+        None of the epochs after the checkpoint; empty where nobody knows any.
+    """
+    saved = checkpoint["gmsop"]
+    if "rows" in saved:
+        return {epoch: dict(row) for epoch, row in saved["rows"].get(file.name, {}).items()}
+    try:
+        rows = read_metrics(file)
+    except (OSError, DataError):
+        return {}
+    last = saved["epoch"] if saved["images"] and file.name == TIMING else saved["epoch"] - 1
+    return {epoch: row for epoch, row in rows.items() if epoch <= last}
+
+
+def mend_rows(checkpoint: dict[str, Any], file: Path) -> None:
+    """Write the rows of a CSV file that is missing, damaged or changed again, from the checkpoint, with a warning.
+
+    Raises:
+        WriteError: no space, no permission.
+    """
+    wanted = rows_before(checkpoint, file)
+    try:
+        found = read_metrics(file)
+    except FileNotFoundError:
+        found = {}
+    except (OSError, DataError) as error:
+        aside = file.with_name(f"{file.stem}-damaged{file.suffix}")
+        try:
+            file.replace(aside)
+        except OSError as reason:
+            raise write_error(file, reason) from reason
+        warn(f"{error}: kept as {aside.name}; its rows are written again, as far as the checkpoint knows them")
+        write_metrics(file, wanted)
+        return
+    done = {epoch: row for epoch, row in found.items() if epoch < checkpoint["gmsop"]["epoch"]}
+    if done != {epoch: row for epoch, row in wanted.items() if epoch < checkpoint["gmsop"]["epoch"]}:
+        warn(f"{file}: other rows than the run's checkpoint knows; they are written again from it")
+        write_metrics(file, wanted)
 
 
 def take_along(path: Path, checkpoint: dict[str, Any], out: Path) -> None:

@@ -1,9 +1,11 @@
 """A whole run goes from a recipe, a set and an empty folder to a trained model, or on from where it stopped."""
 
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmsop.data.reading_processes import deaths_in_words
 from gmsop.engine.messages import is_first_process
 from gmsop.engine.trainer import settings_as_before
 from gmsop.evaluation.error_rates import Evaluation
@@ -12,7 +14,7 @@ from gmsop.training.checkpoints import LAST
 from gmsop.training.plan import Plan, make_plan
 from gmsop.training.recipe import Recipe
 from gmsop.training.resume import where_it_goes_on
-from gmsop.training.run_files import begin_folder, finish_folder, seconds_of
+from gmsop.training.run_files import alone_in, begin_folder, finish_folder, seconds_of
 from gmsop.training.signals import Interrupted, Stop
 
 
@@ -65,7 +67,7 @@ def train(
 
     Raises:
         ConfigError: a recipe value that cannot work, here or at all; `out` already holds a run and `resume` is not
-            given; `resume` is of another recipe.
+            given; `resume` is of another recipe; another process trains into `out`.
         RunComplete: `resume` has done all its epochs. What should lie in `out` at the end lies there.
         DataError: `data` is no valid packed set, or of another image size than the recipe's.
         TrainingError: the loss is not finite any more; the text says where it began and what checkpoint is good.
@@ -74,18 +76,19 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM (`Interrupted`, with its `signum`); its text says how to go on.
     """
     out, first = Path(out), is_first_process()
-    plan = make_plan(
-        recipe, Path(data), out, None if resume is None else Path(resume), allow_changes, progress and first
-    )
-    built = build(plan, Machines(devices, num_nodes, accelerator), wandb, progress)
-    ranks = built.trainer.world_size
-    if progress and first and plan.checkpoint is not None:
-        print(where_it_goes_on(plan.checkpoint, ranks), flush=True)
-    if first:
-        begin_folder(out, recipe, Path(data), ranks, plan.path, plan.checkpoint, wandb)
-    _fit(built, plan)
-    if built.trainer.is_global_zero:
-        finish_folder(out, recipe)
+    with alone_in(out) if first else nullcontext():
+        plan = make_plan(
+            recipe, Path(data), out, None if resume is None else Path(resume), allow_changes, progress and first
+        )
+        built = build(plan, Machines(devices, num_nodes, accelerator), wandb, progress)
+        ranks = built.trainer.world_size
+        if progress and first and plan.checkpoint is not None:
+            print(where_it_goes_on(plan.checkpoint, ranks), flush=True)
+        if first:
+            begin_folder(out, recipe, Path(data), ranks, plan.path, plan.checkpoint, wandb)
+        _fit(built, plan)
+        if built.trainer.is_global_zero:
+            finish_folder(out, recipe)
     parameters = sum(p.numel() for p in plan.model.parameters())
     best = built.writer
     return Run(out, built.task.result, best.best_top1_error, best.best_epoch + 1, seconds_of(out), parameters)
@@ -94,7 +97,8 @@ def train(
 def _fit(built: Built, plan: Plan) -> None:
     out, trainer = plan.out, built.trainer
     try:
-        trainer.fit(built.task, built.train_batches, built.val_batches, ckpt_path=plan.path, weights_only=True)
+        with deaths_in_words("Go on with: gmsop train --resume " + str(out)):
+            trainer.fit(built.task, built.train_batches, built.val_batches, ckpt_path=plan.path, weights_only=True)
     except Stop as stop:
         raise Interrupted(stop.signum, _hint(out)) from None
     except SystemExit:  # Lightning ends so after a Ctrl-C that did not wait for the end of a step

@@ -1,25 +1,51 @@
 """These functions write what a run leaves in its folder at its start and at its end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gmsop.engine.messages import warn
-from gmsop.errors import DataError
+from gmsop.errors import ConfigError, DataError
 from gmsop.models.hub import describe_folder
 from gmsop.runs.curves import plot_curves
 from gmsop.runs.environment import note_start, read_starts
-from gmsop.runs.metrics import read_metrics, set_aside_damaged, total_seconds
+from gmsop.runs.metrics import METRICS, read_metrics, total_seconds
 from gmsop.training.checkpoints import BEST, clear_away, go_on_from, write_validation
 from gmsop.training.clock import TIMING
 from gmsop.training.recipe import Recipe
-from gmsop.training.resume import take_along
-from gmsop.utils.files import WriteError, writing
+from gmsop.training.resume import mend_rows, take_along
+from gmsop.utils.files import WriteError, write_error, writing
+from gmsop.utils.lock import Lock
 from gmsop.weights.model_file import load_model, save_model
 
 WEIGHTS = "model.safetensors"
 """Weights of the best epoch, in the folder of a run that has ended."""
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep other processes from training into the folder, which is made, and removed if it stays empty.
+
+    Raises:
+        ConfigError: another process trains into it.
+        WriteError: no permission, no space.
+    """
+    try:
+        there = out.is_dir()
+        out.mkdir(parents=True, exist_ok=True)
+        lock = Lock(out / ".lock", ConfigError(f"{out}: another process trains into this folder; choose another --out"))
+    except OSError as error:
+        raise write_error(out, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if not there:
+            with suppress(OSError):  # a folder with anything in it stays
+                out.rmdir()
 
 
 def begin_folder(
@@ -40,8 +66,6 @@ def begin_folder(
     Raises:
         WriteError: no space, no permission.
     """
-    with writing(out / "recipe.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
     clear_away(out)
     resumed = None
     if checkpoint is not None and path is not None:
@@ -50,10 +74,17 @@ def begin_folder(
         (out / WEIGHTS).unlink(missing_ok=True)  # the run had ended; best.ckpt has the same weights
         write_validation(out)
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
-    for file in (out / "metrics.csv", out / TIMING):
-        if aside := set_aside_damaged(file):
-            warn(f"{file} is damaged: what it says of earlier epochs is in {aside}, if anywhere")
+        for name in (METRICS, TIMING):
+            mend_rows(checkpoint, out / name)
     note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed, wandb=wandb)
+    # The recipe comes last: it makes the folder that of a run, of which all that a resume needs is there then.
+    with writing(out / "recipe.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+
+
+def is_finished(out: Path) -> bool:
+    """Return whether everything lies in the folder that a run leaves at its end."""
+    return all((out / name).exists() for name in (WEIGHTS, "validation.npz", "config.json", "README.md", "curves.png"))
 
 
 def finish_folder(out: Path, recipe: Recipe) -> None:
@@ -69,14 +100,14 @@ def finish_folder(out: Path, recipe: Recipe) -> None:
     write_validation(out)
     try:
         describe_folder(model, out, _figures(out, recipe))
-        plot_curves({recipe.model: out / "metrics.csv"}, out / "curves.png")
+        plot_curves({recipe.model: out / METRICS}, out / "curves.png")
     except (OSError, DataError) as error:  # neither is worth failing for
         warn(str(error))
 
 
 def _figures(out: Path, recipe: Recipe) -> str:
     """What the model card says of the run: the errors of the best epoch."""
-    rows = read_metrics(out / "metrics.csv")
+    rows = read_metrics(out / METRICS)
     best = min(rows, key=lambda epoch: (rows[epoch]["val/top1_error"], epoch))
     starts = read_starts(out / "environment.json")
     data = Path(str(starts[-1]["data"])).name if starts else "unknown"

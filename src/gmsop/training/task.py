@@ -16,6 +16,7 @@ from gmsop.evaluation.error_rates import Evaluation, EvaluationTask
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.foreign_loops import require_no_balance_of_its_own
 from gmsop.ops import balance_loss
+from gmsop.runs.metrics import METRICS
 from gmsop.training.augment import augment_pixels, mix, random_flip
 from gmsop.training.checkpoints import last_good
 from gmsop.training.clock import TIMING, EpochClock
@@ -23,7 +24,7 @@ from gmsop.training.epoch_rows import EpochRows
 from gmsop.training.non_finite import all_agree, first_non_finite, non_finite_weights
 from gmsop.training.optimizer import create_optimizer, set_step
 from gmsop.training.recipe import Recipe
-from gmsop.training.resume import require_same_start
+from gmsop.training.resume import require_same_start, rows_before
 from gmsop.training.schedule import rate_and_momentum
 from gmsop.training.totals import EpochTotals, epoch_means
 from gmsop.utils.files import WriteError
@@ -49,7 +50,7 @@ class TrainingTask(EvaluationTask):
         self.row: dict[str, float] = {}
         """Row of `metrics.csv` for the epoch that was validated last."""
         self.clock = EpochClock(None if folder is None else folder / TIMING)
-        self.rows = EpochRows(None if folder is None else folder / "metrics.csv")
+        self.rows = EpochRows(None if folder is None else folder / METRICS)
         self._skipped_in_a_row = 0
         self._drop_step = False
 
@@ -226,12 +227,17 @@ class TrainingTask(EvaluationTask):
             "totals": self.totals.gather(),
             "skipped_in_a_row": self._skipped_in_a_row,
             "validation": _kept(self.result) if over else {},
+            "rows": {METRICS: self.rows.rows, TIMING: self.clock.rows.rows},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["gmsop"]
         self.totals.load(saved["totals"], self.global_rank, self.trainer.world_size)
         self._skipped_in_a_row = saved.get("skipped_in_a_row", 0)
+        if self.folder is not None:
+            for rows in (self.rows, self.clock.rows):
+                assert rows.file is not None
+                rows.rows = rows_before(checkpoint, rows.file)
 
 
 def _kept(result: Evaluation) -> dict[str, Tensor]:

@@ -16,6 +16,24 @@ class WriteError(GmsopError, OSError):
     """A file or folder could not be written."""
 
 
+TEMPORARY = ".gmsop-"
+"""How the names of unfinished files begin; they end in `.part`."""
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove the unfinished files in a folder that only one process writes to, after one that was killed."""
+    for path in folder.glob(f"{TEMPORARY}*.part"):
+        path.unlink(missing_ok=True)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return the hidden name beside `path` for something that belongs to it, shortened where it would be too long."""
+    name = f".{path.name}{suffix}"
+    if len(os.fsencode(name)) > 255:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{suffix}"
+    return path.with_name(name)
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; move it onto `path` if the block ends well, remove it if not.
@@ -27,7 +45,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        new = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.part")  # short, so that any legal name can be written
         new.touch(exist_ok=False)
         temporary = new  # from here on, the file is ours to remove
         mode = temporary.stat().st_mode

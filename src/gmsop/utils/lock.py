@@ -1,5 +1,6 @@
 """Keep two processes from writing the same thing at once."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,26 +13,41 @@ except ImportError:  # Windows has no fcntl
 class Lock:
     """Locks what is written for this process, by a file of its own. The system releases it when the process dies.
 
+    On a file system without locks, as some networks' are, and on Windows, nobody is kept out.
+
     Args:
         path: of the file, which is made, and removed by `release`.
         in_use: raised if another process holds the lock.
     """
 
     def __init__(self, path: Path, in_use: Exception) -> None:
-        self._path, self._file = path, path.open("w")
+        self._path, self._handle = path, _open(path)
         while fcntl is not None:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._file.close()
+                os.close(self._handle)
                 raise in_use from None
+            except OSError as error:  # some network file systems know no locks
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    return
+                os.close(self._handle)
+                raise
             # The former holder may have removed the file in between: then another process can lock a new one.
-            if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
+            if path.exists() and os.path.samestat(os.fstat(self._handle), path.stat()):
                 return
-            self._file.close()
-            self._file = path.open("w")
+            os.close(self._handle)
+            self._handle = _open(path)
 
     def release(self) -> None:
         """Let others have it."""
         self._path.unlink(missing_ok=True)
-        self._file.close()
+        os.close(self._handle)
+
+
+def _open(path: Path) -> int:
+    """Open or make the file, and write nothing to it.
+
+    A link is not followed: in a folder that others can write to, it may lead to anything.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o644)

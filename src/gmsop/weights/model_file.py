@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,13 +18,15 @@ from gmsop.backbones.protocol import BackboneModule
 from gmsop.errors import CheckpointError, ConfigError, GmsopError
 from gmsop.models import ModelSpec, PooledClassifier, build_spec
 from gmsop.models.attach import as_backbone
+from gmsop.models.bounded_build import require_known_dtypes, without_memory
 from gmsop.models.hub import from_folder_or_hub
 from gmsop.models.names import named_spec
 from gmsop.utils.files import writing
+from gmsop.utils.options import Range, is_valid
 from gmsop.weights.training_file import first_line, read_training_checkpoint
 
 FORMAT, VERSION = "gmsop-model", 2
-MAX_SIZE = 2**14
+MAX_SIZE = 2**11
 """Largest width and height, in pixels, that a model file may ask for."""
 UNCHECKED = frozenset({"training", "momentum", "inplace", "grad_checkpointing"})
 """Attributes of modules that change no answer of a saved model, so they may differ from those of a fresh one."""
@@ -76,7 +78,11 @@ def rebuild(
         spec = spec_of(description)
         _check_input(description["input"], spec)
         extra = {k: tuple(v) if k in ("mean", "std", "input_size") else v for k, v in description["input"].items()}
+        require_known_dtypes(state, source)
         trunk = _given(backbone, spec, source)
+        with without_memory(source, len(state)):
+            planned = build_spec(spec, trunk)
+        _require_same(planned, state, source)
         model = build_spec(spec, trunk)
     except CheckpointError:
         raise
@@ -123,8 +129,17 @@ def _check_input(cfg: dict[str, Any], spec: ModelSpec) -> None:
     if len(size) != 3 or not all(isinstance(v, int) and 0 < v <= MAX_SIZE for v in size):
         raise ConfigError(f"input_size must be three sizes up to {MAX_SIZE}, got {size}")
     names = cfg.get("label_names")
-    if names is not None and (not isinstance(names, list) or len(names) != spec.num_classes):
+    if names is not None and (
+        not isinstance(names, list)
+        or len(names) != spec.num_classes
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise ConfigError(f"label_names must be {spec.num_classes} names")
+    for key in ("interpolation", "crop_mode"):
+        if not isinstance(cfg.get(key, ""), str):
+            raise ConfigError(f"{key} must be a text")
+    if not is_valid(cfg.get("crop_pct", 1.0), Annotated[float, Range(above=0, most=1)]):
+        raise ConfigError(f"crop_pct must be a share, got {cfg['crop_pct']!r}")
 
 
 def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | Path) -> None:
@@ -133,10 +148,14 @@ def load_state(model: PooledClassifier, state: dict[str, Tensor], source: str | 
     Raises:
         CheckpointError: entries missing, left over, or of another shape.
     """
+    _require_same(model, state, source)
+    model.load_state_dict(state, strict=not _is_on_module(model))
+
+
+def _require_same(model: PooledClassifier, state: dict[str, Tensor], source: str | Path) -> None:
     if text := _differences(_own_state(model), state):
         name = model.pretrained_cfg.get("architecture", "this model")
         raise CheckpointError(f"{source}: the weights are not those of {name}: {text}")
-    model.load_state_dict(state, strict=not _is_on_module(model))
 
 
 def _is_on_module(model: PooledClassifier) -> bool:

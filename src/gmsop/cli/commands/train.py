@@ -90,8 +90,8 @@ def run(args: Namespace) -> None:
         if args.resume:
             raise ConfigError("--scale is for a new run; one that is resumed keeps its schedule")
         recipe = recipe.scaled(args.scale)
-    if args.data is None:
-        args.data = _recorded_data(args.resume) if args.resume else None
+    if args.data is None and args.resume:
+        args.data = _recorded_data(args.resume)
     if args.wandb is None and args.resume:
         args.wandb = _recorded(args.resume, "wandb")
     if args.data is None:
@@ -153,21 +153,23 @@ def _folder(args: Namespace, first: bool) -> Path:
     name = Path(args.recipe).with_suffix("").name
     if job := os.environ.get("SLURM_JOB_ID"):  # a requeued job, and all its processes, must find the same folder
         return Path("runs") / f"{name}-{job}"
-    if args.num_nodes > 1 or by_torchrun() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if args.num_nodes > 1 or by_torchrun() or os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise ConfigError("several machines, torchrun and others that start processes need --out to agree on a folder")
     folder = free_folder(Path("runs") / name)
     os.environ[FOLDER] = str(folder)
     return folder
 
 
-def _recorded_data(resume: str) -> str | None:
-    """Return the set that a run was started with, if its folder says so.
+def _recorded_data(resume: str) -> str:
+    """Return the set that a run was started with, as its folder says.
 
     Raises:
-        ConfigError: the set is not there any more.
+        ConfigError: the folder does not say, or the set is not there any more.
     """
     data = _recorded(resume, "data")
-    if data is not None and not Path(data).is_dir():
+    if data is None:
+        raise ConfigError(f"--resume {resume}: nothing there says on which images the run was trained; pass --data")
+    if not Path(data).is_dir():
         raise ConfigError(f"--resume {resume}: its images were in {data}, which is not there any more; pass --data")
     return data
 

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmsop.data.images import FILTERS, decode_rgb, file_content
+from gmsop.data.packed import read_meta
 from gmsop.data.prepare.image_list import ImageFile, ImageList
 from gmsop.data.prepare.options import PackOptions
 from gmsop.data.reading_processes import START, follow_parent
 from gmsop.data.writer import PackedWriter, require_writable_set
 from gmsop.errors import ConfigError, DataError
-from gmsop.utils.files import require_space, write_error, writing
+from gmsop.utils.files import beside, clear_unfinished, require_space, write_error, writing
 from gmsop.utils.progress import progress_bar
 
 CHUNK = 512
@@ -70,8 +71,11 @@ def pack_files(
         raise ConfigError(f"unknown filter {filter_name!r}; there are {', '.join(FILTERS)}")
     if image_size < 1:
         raise ConfigError(f"the image size must be at least 1, got {image_size}")
-    folder = path.parent / f".{path.name}.parts"
+    folder = beside(path, ".parts")
     shutil.rmtree(_gone(folder), ignore_errors=True)  # a run killed while it tidied up leaves it
+    if folder.is_symlink():
+        raise DataError(f"{folder}: a link, where chunks of images would be written; remove it")
+    _discard_finished(path, folder)
     require_writable_set(path, options.overwrite)
     job = _Job(*_listed(files, options.progress), image_size, filter_name, exif_orientation, folder)
     job.prepare(options.overwrite, alone=options.share is None)
@@ -206,6 +210,8 @@ class _Job:
                     )
                 _discard(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
+            if alone:
+                clear_unfinished(self.folder)
             with writing(note) as temporary:
                 temporary.write_text(self.mark)
         except OSError as error:
@@ -286,6 +292,7 @@ def _join(
         raise DataError(f"none of the {job.border} images to train on can be read")
     if lost:
         extra["skipped"] = sorted({str(failure.path) for failure in lost.values()})
+    extra["job"] = job.mark
     writer = PackedWriter(
         path, job.image_size, counts, class_names, source, job.filter_name, options.overwrite, extra, options.progress
     )
@@ -307,6 +314,15 @@ def _join(
     return list(lost.values())
 
 
+def _discard_finished(path: Path, folder: Path) -> None:
+    """Remove the chunks of a job that was killed after its set had its name."""
+    try:
+        if (folder / "job").read_text() == read_meta(path).get("job"):
+            _discard(folder)
+    except (OSError, DataError):
+        return
+
+
 def _discard(folder: Path) -> None:
     """Remove a folder of chunks. It is renamed first, because half of one would look like a job to go on with."""
     folder.rename(_gone(folder))
@@ -314,7 +330,7 @@ def _discard(folder: Path) -> None:
 
 
 def _gone(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.done")
+    return folder.with_name(f"{folder.name.removesuffix('.parts')}.done")
 
 
 def _version(file: Path) -> tuple[int, int]:

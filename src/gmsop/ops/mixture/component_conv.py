@@ -31,13 +31,13 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
         x: features, (B, C, M), any strides.
         layers: for each layer the weights of the N components, (O, C) or, as a convolution has them, (O, C, 1, 1); C is
             the O of the layer before.
-        chosen: components of each image, (B, K), int64, 0 to N - 1 (not checked).
+        chosen: components of each image, (B, K), int64, 0 to N - 1; checked where the CPU computes.
 
     Returns:
         (B * K, O, M), O of the last layer.
 
     Raises:
-        ConfigError: shapes that do not fit together.
+        ConfigError: shapes that do not fit together; on a CPU, choices out of range.
 
     Source: GM-SOP (NeurIPS 2018), section 3.2, the layers of a parametric component.
     """
@@ -97,8 +97,14 @@ def _component_conv(x: Tensor, weights: Sequence[Tensor], num_layers: int, chose
 @_component_conv.register_kernel("cpu")
 def _on_cpu(x: Tensor, weights: Sequence[Tensor], num_layers: int, chosen: Tensor, keep: bool) -> list[Tensor]:
     outs = _room(x, weights, num_layers, len(chosen), len(chosen) if keep else 1)
+    choices, components = chosen.tolist(), len(weights) // num_layers
+    if choices and not 0 <= min(choices) <= max(choices) < components:
+        raise ConfigError(
+            f"component_conv: choices from {min(choices)} to {max(choices)}, of {components} components, 0 to "
+            f"{components - 1}"
+        )
     with no_autocast(x):
-        forward_on_cpu(x, _by_layer(weights, num_layers), chosen.tolist(), outs)
+        forward_on_cpu(x, _by_layer(weights, num_layers), choices, outs)
     return outs if keep else [*(h[:0] for h in outs[:-1]), outs[-1]]
 
 

@@ -115,7 +115,8 @@ def balance_loss(gates: Tensor, across_ranks: bool = False) -> Tensor:
             gradient of one process with the whole batch.
 
     Returns:
-        Scalar. Its gradient is finite also at perfect balance, where that of `std` is not.
+        Scalar; 0 where all weights are 0, as of no image. Its gradient is finite also at perfect balance, where that
+        of `std` is not.
 
     Source: GM-SOP (NeurIPS 2018), equation 6; Shazeer et al. (ICLR 2017) call it the importance loss.
     """
@@ -126,7 +127,8 @@ def balance_loss(gates: Tensor, across_ranks: bool = False) -> Tensor:
     load = gates.sum(0)
     if across_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
         load = _SumOverRanks.apply(load)
-    return load.var() / load.mean().square()
+    square = load.mean().square()
+    return load.var() / torch.where(square == 0, torch.ones_like(square), square)
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -41,7 +41,7 @@ def balance_loss(gates: Tensor) -> Tensor:
     load = [gates[:, i].sum() for i in range(n)]
     mean = torch.stack(load).mean()
     variance = sum(((w - mean) ** 2 for w in load), torch.zeros_like(mean)) / (n - 1)
-    return variance / mean**2
+    return variance / mean**2 if mean else variance
 
 
 def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ _second_order_pool.register_autograd(_gradients, setup_context=_setup_context)
 
 
 def _room(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out = x.new_empty(len(x), triu_size(x.shape[1]), dtype=torch.promote_types(x.dtype, torch.float32))
+    out = x.new_empty(x.shape[0], triu_size(x.shape[1]), dtype=torch.promote_types(x.dtype, torch.float32))
     return out, *_room_to_keep(x, num_iters, keep)
 
 
