@@ -22,6 +22,7 @@ if [ -n "$wheels" ]; then
 fi
 python3 -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"'
 export PYTHONPATH="$PWD/src"
+export GMSOP_CACHE="${GMSOP_CACHE:-$out/cache}" # which kernels were right and faster is decided anew, and printed at the end
 run() { # SECONDS NAME COMMAND...: a table that fails or is late does not cost the others
     local limit=$1 name=$2
     shift 2
@@ -37,4 +38,5 @@ run 90 head python3 benchmarks/head.py --device cuda --json "$out/head.json"
 run 95 step python3 benchmarks/step.py --device cuda --json "$out/step.json"
 run 75 train python3 benchmarks/train.py # after the step, which has compiled the same
 run 45 inference python3 -m gmsop.cli benchmark inference --device cuda --models 'g*_16_8_resnet18' --json "$out/inference.json"
+run 20 kernels-chosen python3 -m gmsop.cli info
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,memory.total --format=csv,noheader | tee "$out/gpu.txt"

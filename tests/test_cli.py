@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from gmsop.cli import command, command_names, main
 from gmsop.cli.printing import free_folder
 from gmsop.data import PackedDataset, PackedWriter
 from gmsop.engine.messages import warn
+from gmsop.ops import kernels
+from gmsop.ops.kernel_decisions import Decision, remember
 from gmsop.training.task import TrainingTask
 from gmsop.weights.model_file import load_model, save_model
 
@@ -77,6 +80,28 @@ def test_models(capsys):
     status, _, err = gmsop_(capsys, "models", "gm_soup")
     assert status == 1
     assert "unknown model 'gm_soup'" in err
+
+
+def test_info(capsys, monkeypatch, tmp_path):
+    status, text, _ = gmsop_(capsys, "info")
+    assert status == 0
+    assert f"torch        {version('torch')}" in text
+    assert "GMSOP_KERNELS=auto" in text
+    call, decision = "second_order_pool (images 4)", Decision(True, "", 1.0, 2.0)
+    monkeypatch.setenv("GMSOP_CACHE", str(tmp_path))
+    remember("A GPU", call, decision)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_name", lambda index: ["A GPU", "Another"][torch.device(index).index or 0]
+    )
+    monkeypatch.setattr(kernels, "usable", lambda device: device.index == 0)
+    status, text, _ = gmsop_(capsys, "info")
+    assert status == 0
+    assert f"{call}: kernel (kernel 1.000 ms, library path 2.000 ms)" in text
+    assert "1 decisions, in" in text
+    assert "runs none of the kernels" in text
+    monkeypatch.setenv("GMSOP_KERNELS", "maybe")
+    assert gmsop_(capsys, "info")[0] == 1
 
 
 def test_recipes(capsys):

@@ -7,7 +7,6 @@ import torch
 from compare import DEVICES, relative_error
 from gmsop import ops
 from gmsop.errors import ConfigError
-from gmsop.ops import kernels
 from gmsop.ops.mixture import reference
 
 module = importlib.import_module("gmsop.ops.mixture.component_conv")  # the package shows the function of that name
@@ -184,7 +183,8 @@ def test_the_way_of_other_devices(keep, square):
 
 def test_the_kernels_stand_in_the_same_place(monkeypatch):
     """On a GPU, and elsewhere in Triton's interpreter: what the operator runs where it has kernels."""
-    pytest.importorskip("interpreter").require_kernels()
+    interpreter = pytest.importorskip("interpreter")
+    interpreter.require_kernels()
     from gmsop.ops.mixture import triton_component_conv as kernel
 
     called = []
@@ -192,7 +192,7 @@ def test_the_kernels_stand_in_the_same_place(monkeypatch):
         function = getattr(kernel, f"component_conv_{name}")
         counting = lambda *a, f=function, n=name: called.append(n) or f(*a)  # noqa: E731
         monkeypatch.setattr(kernel, f"component_conv_{name}", counting)
-    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    interpreter.use_kernels(monkeypatch)
     x, layers, chosen = case(widths=(16, 20, 9), dtype=torch.float, device=DEVICES[-1])
     outs = module._component_conv._init_fn(x.detach(), flat(layers), 2, chosen.flatten(), True)
     exact, *exact_weights = (t.detach().cpu().double().requires_grad_() for t in (x, *flat(layers)))

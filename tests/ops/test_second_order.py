@@ -71,12 +71,12 @@ def test_is_a_lawful_custom_operator(device):
     """Schema, fake tensors and autograd registration, as `torch.compile` and `torch.export` need them."""
     x = torch.randn(2, 4, 6, dtype=torch.double if device == "cpu" else torch.float, device=device, requires_grad=True)
     for num_iters, keep in ((3, True), (2, True), (3, False)):
-        torch.library.opcheck(torch.ops.gmsop.second_order_pool, (x.detach(), num_iters, keep))
+        torch.library.opcheck(torch.ops.gmsop.second_order_pool, (x.detach(), num_iters, keep, False))
 
 
 def test_keeps_nothing_without_a_gradient():
     x = torch.randn(2, 4, 6)
-    assert torch.ops.gmsop.second_order_pool(x, 3, False)[1].numel() == 0
+    assert torch.ops.gmsop.second_order_pool(x, 3, False, False)[1].numel() == 0
     found = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t.numel()) or t, lambda t: t):
         out = ops.second_order_pool(x.requires_grad_())
@@ -97,9 +97,10 @@ def test_training_after_inference_mode():
 
 
 def test_the_kernel_stands_in_the_same_place(monkeypatch):
-    pytest.importorskip("interpreter").require_kernels()
+    interpreter = pytest.importorskip("interpreter")
+    interpreter.require_kernels()
     device = DEVICES[-1]
-    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    interpreter.use_kernels(monkeypatch)
     called = []
     from gmsop.ops.second_order import triton_pooling as kernel
 
@@ -135,13 +136,14 @@ def test_bad_number_of_iterations():
 
 @pytest.mark.parametrize("failing", ["second_order_forward", "second_order_backward"])
 def test_a_kernel_that_cannot_run_costs_one_warning(failing, monkeypatch, caplog):
-    pytest.importorskip("interpreter").require_kernels()
+    interpreter = pytest.importorskip("interpreter")
+    interpreter.require_kernels()
     from gmsop.ops.second_order import triton_pooling as kernel
 
     def cannot(*_):
         raise RuntimeError("out of shared memory")
 
-    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    interpreter.use_kernels(monkeypatch)
     monkeypatch.setattr(kernels, "_failed", set())
     monkeypatch.setattr(kernel, failing, cannot)
     x = torch.randn(2, 20, 11, device=DEVICES[-1], requires_grad=True)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils import _python_dispatch
+from torch.utils.flop_counter import FlopCounterMode
 
 from compare import relative_error
 from gmsop import ops
@@ -60,3 +62,10 @@ def test_no_other_file_uses_private_names_of_torch():
     for file in Path(torch_private.__file__).parents[1].rglob("*.py"):
         if file.name != "torch_private.py":
             assert not re.search(r"torch(\.\w+)*\._[a-zA-Z]|forward_ad\._|from torch\.\S*_C", file.read_text()), file
+
+
+def test_modes_that_look_on_are_seen_as_long_as_pytorch_tells(monkeypatch):
+    with FlopCounterMode(display=False):
+        assert torch_private.has_dispatch_mode()
+        monkeypatch.delattr(_python_dispatch, "_get_current_dispatch_mode")
+        assert not torch_private.has_dispatch_mode()

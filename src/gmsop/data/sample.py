@@ -1,6 +1,5 @@
 """Provide the bundled images: 2,000 of EuroSAT (source and licence: `eurosat_sample.md`), packed on first use."""
 
-import os
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -9,25 +8,12 @@ from zipfile import ZipFile
 from gmsop.data.images import decode_rgb
 from gmsop.data.packed import SPLITS, PackedDataset
 from gmsop.data.writer import PackedWriter, SetInUseError
-from gmsop.errors import ConfigError, DataError
+from gmsop.errors import DataError
+from gmsop.utils.cache import cache_folder
 from gmsop.utils.files import WriteError
 from gmsop.utils.progress import progress_bar
 
 SOURCE = "EuroSAT sample (Helber et al. 2019, MIT licence, contains Copernicus Sentinel data)"
-
-
-def cache_folder() -> Path:
-    """Return the folder for what gmsop can make again: `$GMSOP_CACHE`, or `gmsop` in the user's cache folder.
-
-    Raises:
-        ConfigError: the user has neither.
-    """
-    if own := os.environ.get("GMSOP_CACHE") or os.environ.get("XDG_CACHE_HOME"):
-        return Path(own) if os.environ.get("GMSOP_CACHE") else Path(own) / "gmsop"
-    try:
-        return Path.home() / ".cache" / "gmsop"
-    except RuntimeError:
-        raise ConfigError("this user has no home folder: set GMSOP_CACHE to a folder that can be written") from None
 
 
 def sample_path(progress: bool = False) -> Path:

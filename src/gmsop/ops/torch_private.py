@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils import _python_dispatch
 
 _MISSING = object()
 
@@ -43,6 +44,12 @@ def is_exporting() -> bool:
     """
     flag = _private(torch.compiler, "_is_exporting_flag")
     return bool(torch.compiler.is_exporting() if flag is _MISSING else flag)
+
+
+def has_dispatch_mode() -> bool:
+    """Return whether a mode looks on, such as one that counts operations or makes tensors without data."""
+    current = _private(_python_dispatch, "_get_current_dispatch_mode")
+    return current is not _MISSING and current() is not None
 
 
 def is_transformed() -> bool:

@@ -1,8 +1,8 @@
 """`second_order_pool` does covariance, Newton-Schulz square root and upper triangle in one operation.
 
 It gives the same numbers as `triu_vectorize(newton_schulz_sqrt(covariance_pool(x)))`, faster. On a CPU one small slice
-of the batch after the other goes through all steps while it is in the cache. On a GPU a Triton kernel does it for D up
-to 128; for its backward pass it keeps only the features, and computes the rest again.
+of the batch after the other goes through all steps while it is in the cache. On a GPU there is a Triton kernel for D up
+to 128, used where it has proved faster; for its backward pass it keeps only the features, and computes the rest again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,68 +56,67 @@ def second_order_pool(x: Tensor, num_iters: int = 3) -> Tensor:
         raise ConfigError(f"second_order_pool: num_iters must be at least 1, got {num_iters}")
     keep = (x.requires_grad and torch.is_grad_enabled()) or is_tracing()  # what is traced may be trained later
     x = x.flatten(2)
-    if not keep and is_plain_inference(x):
+    by_kernel = x.device.type in kernels.DEVICE_TYPES and choose_kernel(x, num_iters, keep)
+    if not keep and not by_kernel and is_plain_inference(x):
         with no_autocast(x):
             return _forward(x, num_iters, keep)[0]
-    return _second_order_pool(x, num_iters, keep)[0]
+    return _second_order_pool(x, num_iters, keep, by_kernel)[0]
 
 
 @torch.library.custom_op("gmsop::second_order_pool", mutates_args=())
-def _second_order_pool(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _second_order_pool(x: Tensor, num_iters: int, keep: bool, by_kernel: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (out, kept, traces, means); the last three are what the backward pass needs.
 
     `kept` holds A, and for three iterations M and Q, (1 or 3, B, D, D); `traces` is (B, 1), `means` (B, D, 1). They
-    are empty, (0, ...), without `keep` and where there is a Triton kernel, which computes them again.
+    are empty, (0, ...), without `keep`, and for the kernel, which computes them again.
     """
     with no_autocast(x):
-        if _has_kernel(x):
-            from gmsop.ops.second_order.triton_pooling import second_order_forward
-
-            how = product_precision()
-            run = partial(second_order_forward, x, num_iters, how)
-            if (found := kernels.attempt("second_order_forward", how, run, x)) is not None:
+        if by_kernel:
+            run = partial(_forward_by_kernel, x, num_iters)
+            if (found := kernels.attempt("second_order_forward", product_precision(), run, x)) is not None:
                 return found, *_room_to_keep(x, num_iters, False)
-            keep = False  # the device decides what is kept, as in the fake below, not whether its kernel failed
+            keep = False  # as the fake below says, which cannot know that the kernel fails
         return _forward(x, num_iters, keep)
 
 
 @_second_order_pool.register_fake
-def _(x: Tensor, num_iters: int, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _room(x, num_iters, keep and not _has_kernel(x))
+def _(x: Tensor, num_iters: int, keep: bool, by_kernel: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _room(x, num_iters, keep and not by_kernel)
 
 
 @torch.library.custom_op("gmsop::second_order_pool_backward", mutates_args=())
 def _second_order_pool_backward(
-    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int
+    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int, by_kernel: bool
 ) -> Tensor:
     with no_autocast(x):
-        if _has_kernel(x):
-            from gmsop.ops.second_order.triton_pooling import second_order_backward
-
-            how = product_precision()
-            run = partial(second_order_backward, x, grad, num_iters, how)
-            if (found := kernels.attempt("second_order_backward", how, run, x)) is not None:
+        if by_kernel:
+            run = partial(_backward_by_kernel, x, grad, num_iters)
+            if (found := kernels.attempt("second_order_backward", product_precision(), run, x)) is not None:
                 return found
             out, kept, traces, means = _forward(x, num_iters, True)
         return _backward(x, out, kept, traces, means, grad, num_iters)
 
 
 @_second_order_pool_backward.register_fake
-def _(x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int) -> Tensor:
+def _(
+    x: Tensor, out: Tensor, kept: Tensor, traces: Tensor, means: Tensor, grad: Tensor, num_iters: int, by_kernel: bool
+) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    x, ctx.num_iters, _ = inputs
+def _setup_context(
+    ctx: Any, inputs: tuple[Tensor, int, bool, bool], output: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> None:
+    x, ctx.num_iters, _, ctx.by_kernel = inputs
     out, kept, traces, means = output
-    ctx.save_for_backward(x, out if len(kept) else traces, kept, traces, means)
+    ctx.save_for_backward(x, traces if ctx.by_kernel else out, kept, traces, means)
     ctx.set_materialize_grads(False)  # else zeros would be written as the gradient of what was kept
 
 
-def _gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, None, None]:
+def _gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, None, None, None]:
     if grad is None:
-        return None, None, None
-    return _second_order_pool_backward(*ctx.saved_tensors, grad, ctx.num_iters), None, None
+        return None, None, None, None
+    return _second_order_pool_backward(*ctx.saved_tensors, grad, ctx.num_iters, ctx.by_kernel), None, None, None
 
 
 _second_order_pool.register_autograd(_gradients, setup_context=_setup_context)
@@ -190,12 +189,64 @@ def _tables(dim: int) -> tuple[Tensor, Tensor]:
     return triu_positions(dim, torch.device("cpu")), full_positions(dim, torch.device("cpu"))
 
 
-def _has_kernel(x: Tensor) -> bool:
-    if x.dtype == torch.float64 or not kernels.usable(x.device):
-        return False
-    from gmsop.ops.second_order.triton_pooling import MAX_DIM
+def _forward_by_kernel(x: Tensor, num_iters: int) -> Tensor:
+    from gmsop.ops.second_order.triton_pooling import second_order_forward
 
-    return x.shape[1] <= MAX_DIM
+    return second_order_forward(x, num_iters, product_precision())
+
+
+def _backward_by_kernel(x: Tensor, grad: Tensor, num_iters: int) -> Tensor:
+    from gmsop.ops.second_order.triton_pooling import second_order_backward
+
+    return second_order_backward(x, grad, num_iters, product_precision())
+
+
+@torch.compiler.assume_constant_result
+def _known(device: torch.device, dtype: torch.dtype, dim: int, num_iters: int, keep: bool) -> bool:
+    """Whether compiled code, which runs for any number of images, uses the kernel."""
+    if dtype == torch.float64:
+        return False
+    calls = (
+        _call((1 << images, dim, 1 << positions, num_iters), keep, dtype)
+        for images in range(20)
+        for positions in range(16)
+    )
+    return kernels.known_for_all(calls, device)
+
+
+def _call(sizes: tuple[int, int, int, int], keep: bool, dtype: torch.dtype) -> kernels.Call:
+    return kernels.Call(
+        "second_order_pool with gradient" if keep else "second_order_pool",
+        dict(zip(("images", "channels", "positions", "iterations"), sizes, strict=True)),
+        dtype,
+        product_precision(),
+    )
+
+
+def choose_kernel(x: Tensor, num_iters: int, keep: bool) -> bool:
+    """Return whether the kernel pools `x`, (B, D, M), and gives its gradient if `keep`."""
+    batch, dim, positions = x.shape
+    if dim > MAX_KERNEL_DIM:
+        return False
+    if torch.compiler.is_compiling():
+        return _known(x.device, x.dtype, int(dim), num_iters, keep)
+    plain = x.detach()
+
+    def results(by_kernel: bool) -> list[Tensor]:
+        with no_autocast(plain), torch.cuda.device_of(plain):
+            if by_kernel:
+                out = _forward_by_kernel(plain, num_iters)
+                return [out, _backward_by_kernel(plain, _weights(out), num_iters)] if keep else [out]
+            out, kept, traces, means = _forward(plain, num_iters, keep)
+            return [out, _backward(plain, out, kept, traces, means, _weights(out), num_iters)] if keep else [out]
+
+    sizes = (kernels.roughly(batch), dim, kernels.roughly(positions), num_iters)
+    return kernels.choose(_call(sizes, keep, x.dtype), x, results)
+
+
+def _weights(out: Tensor) -> Tensor:
+    """Return a gradient to try the backward pass with: no two neighbours alike, and nothing drawn at random."""
+    return torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).mul_(97).sin_().view_as(out)
 
 
 def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -212,6 +263,9 @@ def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         length = min(size, batch - start)
         yield slice(start, start + length), centred[:length], spare[:, :length]
 
+
+MAX_KERNEL_DIM = 128
+"""Channels that the Triton kernel is written for, at most."""
 
 CACHED_BYTES = 1 << 19
 """Bytes of a slice, counting one matrix per image: half a MiB was best of 128 KiB to 2 MiB (benchmarks/RESULTS.md)."""

@@ -20,8 +20,6 @@ from gmsop.ops.second_order.triton_iterations import (
 )
 from gmsop.ops.triton_matrices import diagonal, dot, inner, multiply, read, save, save_vector
 
-MAX_DIM = 128
-
 
 def second_order_forward(x: Tensor, num_iters: int, precision: str) -> Tensor:
     """Return (B, V), float32, of features (B, D, M) with any strides. `precision`: "tf32x3", "tf32" or "bf16"."""
