@@ -362,7 +362,7 @@ def test_parts_of_a_run_killed_while_it_tidied_up_go_with_the_next(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr("gmsop.data.prepare.chunks.shutil.rmtree", lambda *a, **k: None)
         pack_folder(source, tmp_path / "set", 8)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".set.parts.done", "photos", "set"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".set.parts-done", "photos", "set"]
     with pytest.raises(DataError, match="already exists"):
         pack_folder(source, tmp_path / "set", 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "set"]

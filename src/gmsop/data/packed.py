@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from gmsop.errors import DataError
+from gmsop.utils.arrays import open_array
 from gmsop.utils.files import digest
 from gmsop.utils.text import open_text, read_lines
 
@@ -53,8 +54,8 @@ class PackedDataset(Dataset[tuple[Image, int]]):
         if split not in counts:
             raise DataError(f"{path}: no split {split!r}; it has {', '.join(counts)}")
         total, size = sum(counts.values()), self.meta["image_size"]
-        images = _open(self.path / "images.npy", (total, size, size, 3), np.uint8)
-        labels = _open(self.path / "labels.npy", (total,), np.int64)
+        images = open_array(self.path / "images.npy", (total, size, size, 3), np.uint8)
+        labels = open_array(self.path / "labels.npy", (total,), np.int64)
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.class_names):
             raise DataError(
                 f"{path}: labels run from {labels.min()} to {labels.max()}, there are {len(self.class_names)} classes"
@@ -166,17 +167,3 @@ def verify_checksums(path: str | Path, meta: dict[str, Any]) -> None:
         found = digest(Path(path) / name)
         if found != expected:
             raise DataError(f"{Path(path) / name}: damaged (sha256 {found[:12]}..., expected {str(expected)[:12]}...)")
-
-
-def _open(file: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    if not file.is_file():
-        raise DataError(f"{file}: missing" if not file.exists() else f"{file}: not a file but a pipe or a folder")
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python: a wrong byte in it may raise almost anything
-        raise DataError(f"{file}: missing or damaged ({error})") from error
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{file}: an archive of arrays, expected one array")
-    if array.shape != shape or array.dtype != dtype:
-        raise DataError(f"{file}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
-    return array

@@ -9,7 +9,7 @@ Memory does not grow with their number: pages are read when their images are.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmsop.errors import DataError, UnknownNameError
+from gmsop.utils.arrays import open_array
 from gmsop.utils.files import digest
+from gmsop.utils.options import PositiveInt, is_valid
+from gmsop.utils.text import open_text
 
 FORMAT, VERSION = "gmsop-features", 1
 META = "meta.json"
@@ -128,30 +131,69 @@ def read_meta(path: Path) -> dict[str, Any]:
     """Return the description of a folder of features.
 
     Raises:
-        DataError: there is none, or of another version.
+        DataError: there is none, of another version, or with entries that cannot be.
     """
+    file = path / META
     try:
-        meta = json.loads((path / META).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no features; `gmsop features` writes them") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path / META}: cannot be read ({error})") from error
-    keys = {"backbone", "data", "names", "layers", "class_names", "is_test", "flip", "weights", "preprocess", "sha256"}
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or not keys <= set(meta):
-        raise DataError(f"{path / META}: not a description of features")
+        if not file.is_file():
+            raise DataError(f"{path}: no features; `gmsop features` writes them")
+        with open_text(file) as stream:
+            meta = json.load(stream)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise DataError(f"{file}: not a description of features")
     if meta.get("version") != VERSION:
         raise DataError(f"{path}: features of version {meta.get('version')}, this gmsop reads {VERSION}")
+    wrong = [key for key, is_good in _ENTRIES.items() if key not in meta or not is_good(meta[key])]
+    if wrong:
+        raise DataError(f"{file}: not written by gmsop, or changed ({', '.join(wrong)})")
     return meta
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _are_layers(value: Any) -> bool:
+    """Whether each is a name that can be a file's, with the shape and dtype of its maps."""
+    return isinstance(value, dict) and all(
+        name.isprintable()
+        and not set(name) & set("/\\")
+        and not name.startswith(".")
+        and isinstance(layer, dict)
+        and set(layer) == {"shape", "dtype"}
+        and is_valid(layer["shape"], list[PositiveInt])
+        and len(layer["shape"]) == 3
+        and layer["dtype"] in ("float16", "float32")
+        for name, layer in value.items()
+    )
+
+
+def _is_preprocess(value: Any) -> bool:
+    if not isinstance(value, dict) or not is_valid(value.get("image_size"), PositiveInt):
+        return False
+    return all(is_valid(value.get(key), list[float]) and len(value[key]) == 3 for key in ("mean", "std"))
+
+
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "backbone": lambda value: isinstance(value, str),
+    "weights": lambda value: isinstance(value, dict) and _are_texts([value.get("from"), value.get("sha256")]),
+    "preprocess": _is_preprocess,
+    "layers": _are_layers,
+    "data": lambda value: isinstance(value, dict) and _are_texts([value.get("path"), value.get("fingerprint")]),
+    "names": _are_texts,
+    "class_names": lambda value: _are_texts(value) and bool(value),
+    "is_test": lambda value: value is None or (isinstance(value, list) and all(type(entry) is bool for entry in value)),
+    "flip": lambda value: type(value) is bool,
+    "sha256": lambda value: isinstance(value, dict) and _are_texts(list(value.values())),
+}
+"""What a description holds, and what says that it can be."""
 
 
 def _array(path: Path, meta: dict[str, Any], name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     file = path / name
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: missing or truncated ({error})") from error
-    if array.shape != shape or array.dtype != np.dtype(dtype):
-        raise DataError(f"{file}: {array.dtype} {array.shape}, expected {dtype} {shape}")
+    array = open_array(file, shape, dtype)
     if file.stat().st_size < VERIFY_BELOW and digest(file) != meta["sha256"].get(name):
         raise DataError(f"{file}: its content is not what was written")
     return array

@@ -66,12 +66,26 @@ def read_starts(file: Path) -> list[dict[str, Any]]:
     A missing or damaged file has none.
     """
     try:
-        entries = json.loads(file.read_text())
-    except (OSError, ValueError):
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return []
     return [entry for entry in entries if _is_start(entry)] if isinstance(entries, list) else []
 
 
 def _is_start(entry: Any) -> bool:
-    kinds = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
-    return all(kinds.get(key) is kind for key, kind in KINDS.items())
+    if not isinstance(entry, dict) or not all(type(entry.get(key)) is kind for key, kind in KINDS.items()):
+        return False
+    texts = [*entry["command"], *entry["gpus"], *entry["packages"].values(), entry.get("wandb") or ""]
+    resumed, states = entry.get("resumed"), (entry.get("git"), entry.get("gmsop_git"))
+    return (
+        all(isinstance(text, str) for text in texts)
+        and (resumed is None or (isinstance(resumed, dict) and {"step", "checkpoint"} <= set(resumed)))
+        and all(state is None or _is_git_state(state) for state in states)
+    )
+
+
+def _is_git_state(state: Any) -> bool:
+    if not isinstance(state, dict) or not isinstance(state.get("commit"), str) or "changed" not in state:
+        return False
+    changed = state["changed"]
+    return changed is None or (isinstance(changed, list) and all(isinstance(name, str) for name in changed))

@@ -1,6 +1,7 @@
 """Read and write what a run leaves as CSV, a row per epoch: `metrics.csv`, and `timing.csv` beside it."""
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def read_metrics(path: str | Path) -> Epochs:
             return found
         except (ValueError, csv.Error) as error:
             raise DataError(f"{path}: damaged ({error})") from error
+
+
+def read_timing(path: str | Path) -> Epochs:
+    """Return the rows of `timing.csv`, as `read_metrics` does.
+
+    Raises:
+        OSError: there is no such file.
+        DataError: the file is damaged, or has a time that cannot be.
+    """
+    rows = read_metrics(path)
+    if not all(0 <= value < math.inf for row in rows.values() for value in row.values()):
+        raise DataError(f"{path}: damaged (a time that cannot be)")
+    return rows
 
 
 def total_seconds(timing: Epochs) -> float:

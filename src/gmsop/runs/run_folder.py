@@ -1,7 +1,5 @@
 """Read what a run folder says."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,24 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmsop.errors import CheckpointError, ConfigError
+from gmsop.errors import CheckpointError, ConfigError, DataError
 from gmsop.models.classifier import PooledClassifier
 from gmsop.runs.environment import read_starts
-from gmsop.runs.metrics import Epochs, read_metrics, total_seconds
+from gmsop.runs.metrics import Epochs, read_metrics, read_timing, total_seconds
+from gmsop.utils.arrays import read_npz
 from gmsop.utils.text import open_text
 from gmsop.utils.yaml_files import load_yaml
 from gmsop.weights.model_file import load_model
 
-DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, DataError)
 """Errors that reading a missing or damaged file may raise."""
 
 
@@ -113,7 +103,7 @@ def read_run(path: Path) -> RunFolder:
         path,
         recipe,
         metrics,
-        _or_empty(lambda: read_metrics(path / "timing.csv"), {}),
+        _or_empty(lambda: read_timing(path / "timing.csv"), {}),
         read_starts(path / "environment.json"),
         load_model(weights),
         _or_empty(lambda: _arrays(path / "validation.npz"), {}),
@@ -121,10 +111,16 @@ def read_run(path: Path) -> RunFolder:
 
 
 def _arrays(file: Path) -> dict[str, NDArray[Any]]:
-    with np.load(file) as content:
-        arrays = dict(content)
-    gate = {"gate_weight", "gate_chosen"}
-    return arrays if gate <= set(arrays) else {name: arrays[name] for name in set(arrays) - gate}
+    """Return the arrays of `validation.npz` that can be what a run wrote."""
+    found = read_npz(file, 2**28)
+    epoch, confusion = found.get("epoch", np.zeros(())), found.get("confusion", np.zeros((1, 1)))
+    if epoch.shape != () or confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or (confusion < 0).any():
+        raise DataError(f"{file}: damaged")
+    gate = [found.get(name) for name in ("gate_weight", "gate_chosen")]
+    sound = [g for g in gate if g is not None and g.ndim == 2 and len(g) == len(confusion) and np.isfinite(g).all()]
+    if len(sound) == 2 and sound[0].shape == sound[1].shape:
+        return found
+    return {name: array for name, array in found.items() if not name.startswith("gate_")}
 
 
 def _or_empty(read: Any, empty: Any) -> Any:

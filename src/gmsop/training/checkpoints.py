@@ -235,9 +235,13 @@ def read_whole(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, truncated, a checksum that differs, or not a checkpoint that can be gone on with.
     """
     checkpoint = read_training_checkpoint(path)
-    with zipfile.ZipFile(path) as archive:
-        if (bad := archive.testzip()) is not None:
-            raise CheckpointError(f"{path}: damaged (checksum of {bad})")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
+    if bad is not None:
+        raise CheckpointError(f"{path}: damaged (checksum of {bad})")
     if not {"epoch", "images", "world_size", "totals", "data"} <= set(checkpoint["gmsop"]):
         raise CheckpointError(f"{path}: of an older version of gmsop: it can be evaluated, but not gone on with")
     if wrong := wrong_in(checkpoint):

@@ -11,7 +11,7 @@ from gmsop.data import PackedDataset
 from gmsop.engine.messages import warn
 from gmsop.errors import CheckpointError, ConfigError, DataError, GmsopError
 from gmsop.models.classifier import PooledClassifier
-from gmsop.runs.metrics import Epochs, read_metrics, write_metrics
+from gmsop.runs.metrics import Epochs, read_metrics, read_timing, write_metrics
 from gmsop.training.checkpoint_schema import wrong_for
 from gmsop.training.checkpoints import BEST, epochs_of, find_checkpoint, read_whole
 from gmsop.training.clock import TIMING
@@ -121,7 +121,7 @@ def mend_rows(checkpoint: dict[str, Any], file: Path) -> None:
     """
     wanted = rows_before(checkpoint, file)
     try:
-        found = read_metrics(file)
+        found = read_timing(file) if file.name == TIMING else read_metrics(file)
     except FileNotFoundError:
         found = {}
     except (OSError, DataError) as error:

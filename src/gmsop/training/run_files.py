@@ -12,7 +12,7 @@ from gmsop.errors import ConfigError, DataError
 from gmsop.models.hub import describe_folder
 from gmsop.runs.curves import plot_curves
 from gmsop.runs.environment import note_start, read_starts
-from gmsop.runs.metrics import METRICS, read_metrics, total_seconds
+from gmsop.runs.metrics import METRICS, read_metrics, read_timing, total_seconds
 from gmsop.training.checkpoints import BEST, clear_away, go_on_from, write_validation
 from gmsop.training.clock import TIMING
 from gmsop.training.recipe import Recipe
@@ -121,6 +121,6 @@ def _figures(out: Path, recipe: Recipe) -> str:
 def seconds_of(out: Path) -> float:
     """Return the training and validation time of a run, over all its starts; 0 where its file cannot be read."""
     try:
-        return total_seconds(read_metrics(out / TIMING))
+        return total_seconds(read_timing(out / TIMING))
     except (OSError, DataError):  # the folder may be on another machine's disk, or on a full one
         return 0.0

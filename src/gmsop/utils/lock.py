@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from weakref import WeakSet
 
 try:
     import fcntl
@@ -21,28 +22,49 @@ class Lock:
     """
 
     def __init__(self, path: Path, in_use: Exception) -> None:
-        self._path, self._handle = path, _open(path)
+        self._path = path
+        self._handle: int | None = _open(path)
+        _locks.add(self)
         while fcntl is not None:
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(self._handle)
+                self._close()
                 raise in_use from None
             except OSError as error:  # some network file systems know no locks
                 if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                     return
-                os.close(self._handle)
+                self._close()
                 raise
             # The former holder may have removed the file in between: then another process can lock a new one.
             if path.exists() and os.path.samestat(os.fstat(self._handle), path.stat()):
                 return
-            os.close(self._handle)
+            self._close()
             self._handle = _open(path)
 
     def release(self) -> None:
         """Let others have it."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._handle)
+        if self._handle is not None:
+            self._path.unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+_locks: "WeakSet[Lock]" = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Close the locks in a forked process. One that reads images lives a moment longer than its parent that is killed."""
+    for lock in _locks:
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _open(path: Path) -> int:

@@ -21,6 +21,9 @@ ROOM = 64 * 2**20
 GROWTH = 100
 """Above that: how many times larger than the file its content may be. Weights and images hardly shrink."""
 _MATRIX, _COMPRESSED = 14, 15
+_KINDS = frozenset({*range(1, 8), 9, 12, 13, _MATRIX, 16, 17, 18})
+"""Kinds of elements that MATLAB writes: numbers from int8 to uint64, matrices, text in UTF-8, 16 and 32."""
+_PLAIN, _SPARSE, _COMPLEX = frozenset({4, *range(6, 16)}), 5, 0x800
 _HEADER, _MOST_AXES = 128, 32
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
 """Filters of HDF5 that MATLAB writes, and that are always there."""
@@ -136,13 +139,16 @@ def _require_shallow(content: bytes | mmap.mmap, place: int, end: int, order: st
             ends.pop()
         kind, count = struct.unpack_from(f"{order}II", content, place)
         place += 8
+        if (kind & 0xFFFF if kind >> 16 else kind) not in _KINDS or kind >> 16 > 4:  # beyond SciPy's own tables
+            raise DataError(f"{path}: damaged (an element of the unknown kind {kind:#x})")
         if kind >> 16:  # a small element: kind, size and value are in these eight bytes
             continue
         if place + count > end:
-            return declared  # damaged, which the reader says
+            raise DataError(f"{path}: truncated, or damaged (a part that is longer than the whole)")
         if kind == _MATRIX:
             if len(ends) >= DEEPEST:
                 raise DataError(f"{path}: structs or cells are more than {DEEPEST} deep in one another")
+            _require_plain(content, place, place + count, order, path)
             ends.append(place + count)
             declared += 8 * max(0, _declared(content, place, end, order))
             if declared > most:
@@ -150,6 +156,29 @@ def _require_shallow(content: bytes | mmap.mmap, place: int, end: int, order: st
         else:
             place += -(-count // 8) * 8
     return declared
+
+
+def _require_plain(content: bytes | mmap.mmap, place: int, end: int, order: str, path: Path) -> None:
+    """Refuse a matrix of numbers or text whose parts are not the four that it has: SciPy would read on beyond its end.
+
+    They are flags, sizes, name and data. Complex and sparse matrices, which have more, occur in no file of these.
+    """
+    kinds: list[int] = []
+    places = [place]
+    while place + 8 <= end and len(kinds) < 4:
+        kind, count = struct.unpack_from(f"{order}II", content, place)
+        small = kind >> 16
+        kinds.append(kind & 0xFFFF if small else kind)
+        place += 8 if small else 8 + -(-count // 8) * 8
+        places.append(place)
+    if not kinds or places[1] - places[0] != 16:
+        raise DataError(f"{path}: damaged (a matrix without flags)")
+    (flags,) = struct.unpack_from(f"{order}I", content, places[0] + 8)
+    of_class = flags & 0xFF
+    if flags & _COMPLEX or of_class == _SPARSE:
+        raise DataError(f"{path}: holds complex or sparse matrices, which are not read")
+    if of_class in _PLAIN and (len(kinds) < 4 or kinds[:3] != [6, 5, 1] or kinds[3] == _MATRIX or place < end - 7):
+        raise DataError(f"{path}: damaged (a matrix with other parts than sizes, name and data)")
 
 
 def _declared(content: bytes | mmap.mmap, place: int, end: int, order: str) -> int:

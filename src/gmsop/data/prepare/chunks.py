@@ -330,7 +330,7 @@ def _discard(folder: Path) -> None:
 
 
 def _gone(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name.removesuffix('.parts')}.done")
+    return beside(folder.with_name(folder.name.removeprefix(".")), "-done")
 
 
 def _version(file: Path) -> tuple[int, int]:
