@@ -22,8 +22,10 @@ test-timm: .venv/installed-dev ## timm's own tests over gmsop's models: make tes
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/models $(BIN)/python -m pytest -p timm_names -p no:cacheprovider -p no:warnings -c /dev/null \
 		--rootdir="$(TIMM)" "$(TIMM)/tests/test_models.py" -n 2 -q --tb=line -k "not torchscript and not test_model_inference"
 
-fuzz: .venv/installed-dev ## 1,000 damaged files of every kind that gmsop reads, about eight minutes: make fuzz FUZZ="--cases 5000 --seed 1"
+# About ten minutes; make fuzz FUZZ="--cases 10000 --seed 1" takes an hour.
+fuzz: .venv/installed-dev ## 1,000 damaged files of every kind that gmsop reads; a kill before every call that changes a file
 	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ)
+	$(BIN)/python tests/fuzz/crash.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

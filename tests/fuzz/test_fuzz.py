@@ -1,20 +1,29 @@
 """`make fuzz` in short: damaged files of every kind are read or refused, and the promise is one that can be broken."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).with_name("fuzz.py")
+SCRIPT, CRASH = (Path(__file__).with_name(name) for name in ("fuzz.py", "crash.py"))
 
 
-def fuzz(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True)
+def survived(script: Path, *words: str) -> int:
+    """The number of tries, of which all were survived."""
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tries, lived = re.findall(r"^(\d+) tries, (\d+) survived$", done.stdout, re.MULTILINE)[0]
+    assert tries == lived
+    return int(tries)
 
 
 def test_damaged_files_are_read_or_refused():
-    done = fuzz("--cases", "25")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "525 tries, 525 survived" in done.stdout
+    assert survived(SCRIPT, "--cases", "20") == 21 * 20
+
+
+def test_the_next_run_ends_as_if_nothing_had_happened():
+    """`make fuzz` kills before every change; here before every twentieth."""
+    assert survived(CRASH, "--every", "20", "--first", "7") >= 8
 
 
 PROGRAM = """

@@ -270,15 +270,16 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def _put_back(path: Path) -> None:
-    """Undo a replacement that was killed between its two moves; remove the old set of one killed after them."""
+    """Undo a replacement that was killed between its two moves; remove what one killed after them left."""
     aside = beside(path, ".old")
-    if not _is_ours(aside):
+    if not _is_ours(aside) and not beside(path, ".lock").is_file():
         return
     lock = _lock(path)  # another process may be in the middle of a replacement
     try:
-        if not path.exists():
-            aside.rename(path)
-        shutil.rmtree(aside, ignore_errors=True)
+        if _is_ours(aside):
+            if not path.exists():
+                aside.rename(path)
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         lock.release()
 

@@ -136,6 +136,7 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # where both names are of one file already, the system renames nothing
 
 
 def last_good(folder: Path | None) -> str:

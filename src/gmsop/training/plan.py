@@ -12,7 +12,7 @@ from gmsop.engine.messages import is_first_process
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation.error_rates import require_fit
 from gmsop.models import PooledClassifier
-from gmsop.training.checkpoints import LAST, has_checkpoint
+from gmsop.training.checkpoints import LAST, clear_away, has_checkpoint
 from gmsop.training.model import fresh_model
 from gmsop.training.optimizer import create_optimizer
 from gmsop.training.recipe import Recipe
@@ -69,8 +69,10 @@ def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_
         path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
     except RunComplete:
         # A run may end after its last checkpoint and before its weights are written, or a job be started once more.
-        if first and (out / LAST).exists() and not is_finished(out):
-            finish_folder(out, recipe)
+        if first and (out / LAST).exists():
+            clear_away(out)
+            if not is_finished(out):
+                finish_folder(out, recipe)
         raise
     return Plan(recipe, out, train_set, val_set, model, path, checkpoint, fingerprint(train_set))
 

@@ -58,7 +58,7 @@ _locks: "WeakSet[Lock]" = WeakSet()
 
 
 def _leave_to_parent() -> None:
-    """Close the locks in a forked process. One that reads images lives a moment longer than its parent that is killed."""
+    """Close the locks in a forked process: one that reads images lives a moment longer than its killed parent."""
     for lock in _locks:
         lock._close()
 
