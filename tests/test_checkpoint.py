@@ -1,6 +1,8 @@
 import json
+import resource
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import save_file
 
 import gmsop
 from gmsop.errors import CheckpointError, ConfigError
+from gmsop.models.hub import from_folder_or_hub
 from gmsop.weights.model_file import describe, load_model, load_state, save_model
 
 
@@ -130,6 +133,60 @@ def test_a_description_that_is_not_ours(tmp_path, change):
     save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(description)})
     with pytest.raises(CheckpointError, match="description"):
         load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reduced_dim": 10**7}, "of another shape"),
+        ({"reduced_dim": 10**30}, "description"),
+        ({"hidden_dim": 10**9}, "of another shape"),
+        ({"num_components": 10**6}, "far larger network"),
+        ({"num_iters": 10**9}, "num_iters must be an integer at least 1 and at most 100"),
+        ({"gate_dims": [10**6] * 3}, "left over|missing|another shape"),
+    ],
+)
+def test_a_small_file_cannot_ask_for_a_large_network(tmp_path, options, words):
+    model = gmsop.create_model("gm_sop_4_2_tiny", 3)
+    description = describe(model)
+    description["spec"]["head_options"] |= options
+    save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(description)})
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(CheckpointError, match=words):
+        load_model(tmp_path / "m.safetensors")
+    assert time.perf_counter() - start < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # kilobytes
+
+
+@pytest.mark.parametrize(
+    "change", [{"interpolation": ["a"]}, {"crop_pct": "x"}, {"crop_pct": 1e300}, {"input_size": [3, 16384, 16384]},
+               {"label_names": [1, 2, 3]}, {"crop_mode": 1}]
+)  # fmt: skip
+def test_a_preparation_of_images_that_cannot_be(tmp_path, change):
+    model = gmsop.create_model("gap_tiny", 3)
+    description = describe(model)
+    description["input"] |= change
+    save_file(model.state_dict(), tmp_path / "m.safetensors", {"gmsop": json.dumps(description)})
+    with pytest.raises(CheckpointError, match="description"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_numbers_that_no_model_is_in(tmp_path):
+    model = gmsop.create_model("gap_tiny", 3)
+    state = {k: v.to(torch.float8_e4m3fn) if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file(state, tmp_path / "m.safetensors", {"gmsop": json.dumps(describe(model))})
+    with pytest.raises(CheckpointError, match="float8_e4m3fn"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_folder_for_timm_cannot_ask_for_a_large_network(tmp_path):
+    model = gmsop.create_model("gap_tiny", 3)
+    model.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["architecture"], config["model_args"] = "gm_sop_16_8_wrn36_2", {"reduced_dim": 10**6}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"describes a network of|no model can be read"):
+        from_folder_or_hub(tmp_path / "m")
 
 
 @pytest.mark.parametrize("change", [{"name": "x"}, {"init_args": None}, {"num_classes": -3}, {"init_args": {"lr": 1}}])

@@ -1,4 +1,5 @@
 import re
+import time
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 
@@ -119,11 +120,23 @@ def test_unknown_names_list_the_nearest(tmp_path):
         load_recipe(str(tmp_path / "r.yaml"))
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "model: [", "5", ""])
+LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" for i in range(12))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1, 2]", "model: [", "5", "", LAUGHS, "model_args: &a {x: *a}", "epochs: " + "9" * 10**6, "epochs: 10**18",
+     "epochs: 1000000000000000000", "num_workers: 1000000", "batch_size: 1000000000000000", "lr: 1:30", "seed: 0x10",
+     "nesterov: yes", "model: !!python/name:os.system", "- " * 100_000, "x" * 2**21],
+    ids=lambda text: text[:12],
+)  # fmt: skip
 def test_what_is_no_recipe(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(ConfigError):
+    start = time.perf_counter()
+    with pytest.raises(ConfigError) as refused:
         load_recipe(str(tmp_path / "r.yaml"))
+    assert time.perf_counter() - start < 5
+    assert len(str(refused.value)) < 500
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
+import warnings
+
 import pytest
 import torch
 
-from gmsop.errors import ConfigError
+from gmsop.errors import ConfigError, GmsopWarning
 from gmsop.nn import TopKGate
+from gmsop.ops import balance_loss
 
 
 def test_starts_as_a_tie_that_training_draws_at_random():
@@ -61,3 +64,16 @@ def test_impossible_top_k(top_k):
 def test_no_prediction_layer():
     with pytest.raises(ConfigError, match="at least one"):
         TopKGate(8, 4, 2, dims=())
+
+
+def test_a_gate_that_cannot_learn_is_said():
+    """The softmax over one score is 1 whatever the score is."""
+    with pytest.warns(GmsopWarning, match="top_k=1: .* never learns"):
+        gate = TopKGate(6, 4, 1, (5,))
+    routing = gate(torch.randn(8, 6, 4, 4))
+    (routing.gates.square().sum() + balance_loss(routing.dense)).backward()
+    assert all(p.grad is None or not p.grad.any() for p in gate.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TopKGate(6, 4, 2, (5,))
+        TopKGate(6, 1, 1, (5,))

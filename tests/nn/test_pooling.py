@@ -126,3 +126,10 @@ def test_symbolic_tracing_takes_the_pooling_as_one_operation():
     pool = ISqrtCovPool(5, reduced_dim=3).eval()
     x = torch.randn(2, 5, 4, 4)
     assert torch.equal(torch.fx.symbolic_trace(pool)(x), pool(x))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(4, 6, 0, 5), torch.zeros(4, 6, 3, 3, dtype=torch.complex64)])
+@pytest.mark.parametrize("pool", [GlobalAvgPool(), ISqrtCovPool(6), ParametricGAP(6, 4), ParametricSOP(6, 5, 4)])
+def test_maps_without_positions_and_complex_ones_are_refused(pool, x):
+    with pytest.raises(ConfigError, match=r"no positions|floating-point"):
+        pool(x)

@@ -219,3 +219,11 @@ def test_compiles_for_any_number_of_images():
             torch._dynamo.mark_dynamic(dynamic, 0)
         assert relative_error(compiled(x, layers, chosen), oracle(x, layers, chosen)) < 1e-12
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_choices_out_of_range_are_refused_on_a_cpu(wrong):
+    x, layers, chosen = case(widths=(6, 7, 5))
+    chosen[0, 0] = wrong
+    with pytest.raises(ConfigError, match=f"{wrong}.*of 5 components"):
+        ops.component_conv(x, layers, chosen)

@@ -116,3 +116,12 @@ def test_balance_loss_of_one_component_is_zero():
 def test_balance_loss_shape_is_checked():
     with pytest.raises(ConfigError, match=r"\(B, N\)"):
         ops.balance_loss(torch.ones(3))
+
+
+@pytest.mark.parametrize("gates", [torch.zeros(3, 4), torch.zeros(0, 4)])
+def test_balance_loss_of_nothing_is_zero(gates):
+    gates = gates.double().requires_grad_()
+    loss = ops.balance_loss(gates)
+    assert loss == reference.balance_loss(gates) == 0
+    loss.backward()
+    assert gates.grad.isfinite().all()

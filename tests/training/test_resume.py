@@ -15,6 +15,7 @@ from child import run_child
 from killed import train_until
 from tiny import recipe, same, weights
 
+from gmsop.cli import main
 from gmsop.data import PackedDataset, PackedWriter
 from gmsop.engine import trainer as engine
 from gmsop.errors import CheckpointError, ConfigError, DataError, TrainingWarning
@@ -396,3 +397,39 @@ def test_a_run_that_goes_on_leaves_no_weights_of_its_earlier_end(small_set, tmp_
         train(recipe(epochs=[2]), small_set, run.folder, run.folder, allow_changes=True)
     assert not (run.folder / "model.safetensors").exists()
     assert (run.folder / "best.ckpt").exists()
+
+
+def test_a_run_that_does_not_say_its_images_is_not_resumed_on_others(small_set, stopped, tmp_path, capfd):
+    shutil.copytree(stopped, tmp_path / "x")
+    (tmp_path / "x" / "environment.json").unlink()
+    assert main(["train", "--resume", str(tmp_path / "x")]) == 1
+    assert "nothing there says on which images the run was trained; pass --data" in capfd.readouterr().err
+    (tmp_path / "y").mkdir()
+    shutil.copy(stopped / "recipe.yaml", tmp_path / "y")
+    assert main(["train", "--resume", str(tmp_path / "y")]) == 1
+    assert main(["train", "--resume", str(tmp_path / "x"), "--data", str(small_set)]) == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda c: c["gmsop"].update(epoch=5),
+        lambda c: c["gmsop"].update(epoch="1"),
+        lambda c: c["gmsop"].update(images=7),
+        lambda c: c["gmsop"]["totals"].update(loss=torch.zeros(3)),
+        lambda c: c["gmsop"]["totals"].clear(),
+        lambda c: c["gmsop"].update(rows={"metrics.csv": {3: {}}}),
+        lambda c: c["gmsop"].update(recipe={"epochs": 10**9}),
+        lambda c: c["optimizer_states"][0]["state"][0].update(momentum_buffer=torch.zeros(2)),
+        lambda c: c["optimizer_states"][0]["param_groups"].pop(),
+        lambda c: c.update(optimizer_states=[]),
+        lambda c: c.update(loops={}),
+        lambda c: c.update(callbacks={}),
+    ],
+)
+def test_a_checkpoint_of_nonsense_is_refused_when_it_is_opened(small_set, stopped, tmp_path, damage):
+    checkpoint = torch.load(stopped / "last.ckpt", weights_only=True)
+    damage(checkpoint)
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=r"x\.ckpt"):
+        train(recipe(checkpoint_every=1), small_set, tmp_path / "x", tmp_path / "x.ckpt")

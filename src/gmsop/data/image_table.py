@@ -2,9 +2,9 @@
 
 import csv
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from gmsop.data.class_names import require_one_spelling
 from gmsop.data.image_files import TEST_FOLDERS, TRAIN_FOLDERS, VAL_FOLDERS
@@ -42,15 +42,17 @@ def read_table(path: Path, keep_missing: bool = False) -> list[Row]:
     try:
         with open_text(path, newline="") as file:
             delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            lines = [
-                [cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            ]
+            lines = [[cell.strip() for cell in row] for row in _cells(file, delimiter, path)]
     except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
+        raise DataError(f"{path}: not a table in UTF-8, or its quotation marks are wrong ({error})") from error
     header = [cell.lower() for cell in lines[0]] if lines else []
 
     def column(names: Sequence[str]) -> int | None:
-        return next((header.index(name) for name in names if name in header), None)
+        found = [index for index, name in enumerate(header) if name in names]
+        if len(found) > 1:
+            both = " and ".join(repr(header[index]) for index in found[:2])
+            raise DataError(f"{path}: the columns {both} could both be meant; keep one of them")
+        return found[0] if found else None
 
     where, what, split = column(PATH_COLUMNS), column(LABEL_COLUMNS), column(SPLIT_COLUMNS)
     if where is None or what is None:
@@ -88,6 +90,17 @@ def read_table(path: Path, keep_missing: bool = False) -> list[Row]:
         raise DataError(f"{path}: no image in it")
     require_one_spelling({row.label for row in rows}, str(path))
     return rows
+
+
+def _cells(file: IO[str], delimiter: str, path: Path) -> Iterator[list[str]]:
+    """Yield the rows of a table, each of one line: with one quotation mark too few, a cell would swallow the next."""
+    last = 0
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+    for row in reader:
+        if reader.line_num > last + 1:
+            raise DataError(f"{path}, line {last + 1}: a quotation mark is missing (a cell would go over lines)")
+        last = reader.line_num
+        yield row
 
 
 def _is_test(path: Path, number: int, word: str) -> bool:

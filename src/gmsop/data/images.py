@@ -27,6 +27,8 @@ EXTENSIONS = frozenset(
     + (sorted(HEIF) if _HEIF_PACKAGE else [])
 )
 """Extensions of the files that are taken for images, in small letters: what this installation of Pillow can read."""
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for. It knows more, of which PostScript starts a program."""
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 if _HEIF_PACKAGE:
@@ -57,7 +59,7 @@ def decode_rgb(
         raise ConfigError(f"the image size must be at least 1, got {size}")
     content = data if isinstance(data, bytes) else file_content(data)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             rgb = _to_rgb(image)
             turn = _turn_of(image) if exif_orientation else None  # only now: Pillow itself turns TIFF and AVIF
     except DataError:
@@ -115,6 +117,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" and image.format == "TIFF":  # in other formats, old versions of Pillow hold 16 bits so
         raise DataError("32 bits a pixel, of which the range is not known")
     if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow's own conversion would clip at 255
-        high = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
+        rows = np.asarray(image)
+        high = np.empty(rows.shape, np.uint8)
+        for row, found in zip(high, rows, strict=True):  # row by row, since a small file can hold a vast image
+            row[:] = (found >> 8).clip(0, 255)
+        return Image.fromarray(high).convert("RGB")
     return image.convert("RGB")

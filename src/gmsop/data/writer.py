@@ -85,7 +85,7 @@ class PackedWriter:
             require_space(self.path.parent, needed or sum(known) * image_size**2 * 3)
             self._folder = beside(self.path, ".part")
             self._lock = _lock(self.path)
-            if _is_ours(self._folder):
+            if _is_ours(self._folder, unfinished=True):
                 shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir()
             self._file = (self._folder / "images.npy").open("wb")
@@ -240,13 +240,16 @@ def require_writable_set(path: Path, overwrite: bool) -> None:
             raise DataError(f"{path} already exists; choose another folder or pass --overwrite")
 
 
-def _is_ours(path: Path) -> bool:
-    """Return True if the folder holds nothing but a packed set, or a part of one; nobody else's `meta.json`."""
-    if path.is_symlink() or not path.is_dir() or not {child.name for child in path.iterdir()} <= FILES:
+def _is_ours(path: Path, unfinished: bool = False) -> bool:
+    """Return True if the folder holds nothing but a packed set, or is empty; or if `unfinished`, a part of one."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    children = list(path.iterdir())
+    if not all(child.name in FILES and child.is_file() and not child.is_symlink() for child in children):
         return False
     meta = path / "meta.json"
     if not meta.exists():
-        return True
+        return unfinished or not children
     try:
         with open_text(meta) as file:
             return f'"{FORMAT}"' in file.read(4096)

@@ -209,6 +209,8 @@ def _write(
             raise DataError(f"{part}: a link, where features would be written; remove it")
         try:
             done = _rows_done(part, meta)
+            if done == 0 and not _is_ours(part, meta):
+                raise DataError(f"{part}: holds something else than unfinished features; remove it, or rename it")
             if done == 0:
                 if (part / "state.json").exists():
                     warn(f"{out}: unfinished features of something else were there; they are given up")
@@ -227,6 +229,20 @@ def _write(
             meta["layers"][layer]["dtype"] = "float32"
         except OSError as error:
             raise write_error(out, error) from error
+
+
+def _is_ours(part: Path, meta: dict[str, Any]) -> bool:
+    """Whether a folder of unfinished work is not there, or was made by `extract`."""
+    try:
+        found = list(part.iterdir())
+    except FileNotFoundError:
+        return True
+    own = {"state.json", "state.json.new", "labels.npy", META}
+    arrays = {f"{layer}{view}.npy" for layer in meta["layers"] for view in ("", ".flip")}
+    noted = (part / "state.json").is_file()  # of other layers, perhaps
+    return all(
+        child.is_file() and (child.name in own | arrays or (noted and child.suffix == ".npy")) for child in found
+    )
 
 
 def _rows_done(part: Path, meta: dict[str, Any]) -> int:

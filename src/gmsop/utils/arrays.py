@@ -41,11 +41,15 @@ def read_npz(file: Path, most: int) -> dict[str, NDArray[Any]]:
         DataError: damaged, or larger.
     """
     arrays: dict[str, NDArray[Any]] = {}
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: not a file but a pipe or a folder")
     try:
         with zipfile.ZipFile(file) as archive:
             if (size := sum(member.file_size for member in archive.infolist())) > most:
                 raise DataError(f"{file}: would take {size / 1e6:,.0f} MB, and is not read")
             for member in archive.infolist():
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DataError(f"{file}: {member.filename} is packed by a method that is not read")
                 with archive.open(member) as stream:
                     version = np.lib.format.read_magic(stream)
                     read = (

@@ -43,6 +43,9 @@ def writing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary: Path | None = None
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise WriteError(f"cannot write {path}: {kind} has that name. What was there before is unchanged")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.part")  # short, so that any legal name can be written

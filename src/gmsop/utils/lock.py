@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 from weakref import WeakSet
 
@@ -71,5 +72,13 @@ def _open(path: Path) -> int:
     """Open or make the file, and write nothing to it.
 
     A link is not followed: in a folder that others can write to, it may lead to anything.
+
+    Raises:
+        OSError: a link, no permission, or a file that is not a lock, which is empty.
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o644)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
+    if os.fstat(handle).st_size or not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileExistsError(errno.EEXIST, "somebody's file has the name of gmsop's lock", str(path))
+    return handle

@@ -35,10 +35,19 @@ def load_yaml(text: str, name: str) -> Any:
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own way
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in seen if seen.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[:60]!r} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "an alias (*), which is not read here", mark)
+        if (tag := getattr(self.peek_event(), "tag", None)) is not None:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"a tag ({tag[:60]}), which is not read here", mark)
         return super().compose_node(parent, index)
 
 

@@ -8,6 +8,7 @@ files have not changed since, by size and time.
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -72,9 +73,9 @@ def pack_files(
     if image_size < 1:
         raise ConfigError(f"the image size must be at least 1, got {image_size}")
     folder = beside(path, ".parts")
+    for place in (folder, _gone(folder)):
+        _require_own(place)
     shutil.rmtree(_gone(folder), ignore_errors=True)  # a run killed while it tidied up leaves it
-    if folder.is_symlink():
-        raise DataError(f"{folder}: a link, where chunks of images would be written; remove it")
     _discard_finished(path, folder)
     require_writable_set(path, options.overwrite)
     job = _Job(*_listed(files, options.progress), image_size, filter_name, exif_orientation, folder)
@@ -321,6 +322,19 @@ def _discard_finished(path: Path, folder: Path) -> None:
             _discard(folder)
     except (OSError, DataError):
         return
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder of chunks' name that holds something else.
+
+    Raises:
+        DataError: it does, or is a link.
+    """
+    if folder.is_symlink():
+        raise DataError(f"{folder}: a link, where chunks of images would be written; remove it")
+    for child in folder.iterdir() if folder.is_dir() else ():
+        if not child.is_file() or not re.fullmatch(r"\d+\.npz|job|\.gmsop-\w+\.part", child.name):
+            raise DataError(f"{folder}: holds {child.name}, which is no chunk of images; remove it, or rename it")
 
 
 def _discard(folder: Path) -> None:

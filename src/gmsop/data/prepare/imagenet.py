@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,6 +264,8 @@ def _read_labels(file: Any, place: Place) -> NDArray[Any]:
 
 def _require_no_bomb(member: ZipInfo, place: Place) -> None:
     """Refuse what unpacks to far more than it takes in the archive: photographs hardly shrink."""
+    if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # of the others, Python unpacks all at once
+        raise DataError(f"{place}: {member.filename} is packed by a method that is not read; only deflate is")
     if member.file_size > ROOM + GROWTH * member.compress_size:
         raise DataError(f"{place}: {member.filename} would unpack to {member.file_size / 1e9:.1f} GB, and is not read")
 

@@ -1,5 +1,6 @@
 """Pack the authors' `imdb.mat` (MatConvNet's image database) into a set."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -83,7 +84,10 @@ def pack_imdb(
             )
         names = list(known or [str(i + 1) for i in range(labels[used].max() + 1)])
         counts = {split: len(index) for split, index in rows.items()}
-        extra = {"source_rgb_mean": imdb.rgb_mean} if imdb.rgb_mean else {}
+        mean = imdb.rgb_mean
+        if mean and not (len(mean) == 3 and all(math.isfinite(value) for value in mean)):
+            raise DataError(f"{source}: meta/rgbMean should be three numbers, found {mean[:4]}")
+        extra = {"source_rgb_mean": mean} if mean else {}
         writer = stack.enter_context(
             PackedWriter(
                 path, imdb.size[0], counts, names, str(source), "as in the source", how.overwrite, extra, how.progress
@@ -137,6 +141,9 @@ def _hdf5(source: Path, file: Any) -> _Imdb:
     data = file["images/data"]
     if data.ndim != 4 or data.shape[1] != 3 or data.dtype != np.uint8:
         raise DataError(f"{source}: images/data should be uint8 (n, 3, W, H), found {data.dtype} {data.shape}")
+    for name in ("images/labels", "images/set", *(["meta/rgbMean"] if "meta/rgbMean" in file else [])):
+        if file[name].dtype.kind not in "iufb":
+            raise DataError(f"{source}: {name} should be numbers, found {file[name].dtype}")
     for name in ("images/labels", "images/set"):
         if file[name].size != data.shape[0]:
             raise DataError(f"{source}: {name} should be {data.shape[0]} whole numbers, found {file[name].shape}")
@@ -157,6 +164,8 @@ def _matlab5(source: Path) -> _Imdb:
     import scipy.io
 
     content: Any = scipy.io.loadmat(source, squeeze_me=False, struct_as_record=True)
+    if "images" in content and content["images"].shape != (1, 1):
+        raise DataError(f"{source}: images should be one struct, found an array of {content['images'].shape}")
     fields = (
         {f"images/{n}": content["images"][0, 0][n] for n in content["images"].dtype.names}
         if "images" in content
