@@ -56,6 +56,9 @@ def new_parser(summary: str, example: str) -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 an error, 2 a wrong command line, 128 + N a signal N."""
     _make_streams_safe()
+    if problem := _trouble():
+        err.print(f"gmsop: error: {problem}", markup=False)
+        return 1
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     description = "Second-order pooling and gated mixtures of it, for PyTorch."
     parser = Parser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
@@ -103,6 +106,18 @@ def _make_streams_safe() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _trouble() -> str:
+    """Return in words why no library would start here, or ""."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return "the working directory is not there any more; change to another"
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_LOCALID"):
+        if not (value := os.environ.get(name, "0") or "0").isdecimal():
+            return f"{name} in the environment is {value!r}, no number; unset it"
+    return ""
 
 
 def _underscored(word: str) -> str:

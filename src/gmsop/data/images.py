@@ -1,6 +1,7 @@
 """Decode and resize single images."""
 
 import io
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,8 +28,6 @@ EXTENSIONS = frozenset(
     + (sorted(HEIF) if _HEIF_PACKAGE else [])
 )
 """Extensions of the files that are taken for images, in small letters: what this installation of Pillow can read."""
-FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow may take a file for. It knows more, of which PostScript starts a program."""
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 if _HEIF_PACKAGE:
@@ -59,7 +58,7 @@ def decode_rgb(
         raise ConfigError(f"the image size must be at least 1, got {size}")
     content = data if isinstance(data, bytes) else file_content(data)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             rgb = _to_rgb(image)
             turn = _turn_of(image) if exif_orientation else None  # only now: Pillow itself turns TIFF and AVIF
     except DataError:
@@ -75,6 +74,14 @@ def decode_rgb(
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), FILTERS[filter_name])
     return np.asarray(rgb)
+
+
+@cache
+def _formats() -> list[str]:
+    """Return what Pillow may take a file for. It knows more, of which PostScript starts a program."""
+    Image.init()
+    plain = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+    return [name for name in plain if name in Image.OPEN]
 
 
 def file_content(path: Path) -> bytes:

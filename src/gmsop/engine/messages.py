@@ -11,7 +11,7 @@ from gmsop.errors import TrainingWarning
 
 def is_first_process() -> bool:
     """Return True if this process is the one of its run that prints and writes."""
-    if getattr(rank_zero_only, "rank", 0):
+    if getattr(rank_zero_only, "rank", 0) or os.environ.get("RANK", "0") not in ("", "0"):
         return False
     # Lightning's own launcher sets no RANK, and counts the processes of each machine from 0.
     machine = os.environ.get("NODE_RANK", "0") if "RANK" not in os.environ else "0"

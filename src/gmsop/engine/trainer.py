@@ -63,6 +63,8 @@ def make_trainer(
     Raises:
         ConfigError: this machine does not have these devices.
     """
+    if set_outside := sorted(name for name in os.environ if name.startswith("PL_TRAINER_")):
+        raise ConfigError(f"{set_outside[0]} in the environment would change the run unseen by its recipe; unset it")
     devices, num_nodes = _launched(devices, num_nodes)
     LOGGER.setLevel(logging.WARNING)
     # Reading uint8 pages of a memory map costs less than passing them between processes.
@@ -113,7 +115,8 @@ def _launched(devices: int | str, num_nodes: int) -> tuple[int | str, int]:
     if not by_torchrun():
         return devices, num_nodes
     here, everywhere = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    if not (here.isdecimal() and everywhere.isdecimal() and int(everywhere) >= int(here) > 0):
+    sound = here.isdecimal() and everywhere.isdecimal() and int(here) > 0
+    if not sound or int(everywhere) < int(here) or int(everywhere) % int(here):
         raise ConfigError(f"torchrun: LOCAL_WORLD_SIZE is {here!r} and WORLD_SIZE {everywhere!r}, which cannot be")
     return int(here), int(everywhere) // int(here)
 

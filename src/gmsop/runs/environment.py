@@ -16,6 +16,8 @@ from gmsop.utils.files import writing
 KINDS = {"time": str, "command": list, "machine": str, "processor": str, "threads": int, "gpus": list, "python": str,
          "packages": dict, "data": str, "processes": int}  # fmt: skip
 """Types of an entry's values, except those that may be None."""
+LARGEST = 2**26
+"""Bytes of a record that is read."""
 PACKAGES = ("gmsop", "torch", "torchvision", "lightning", "timm", "triton", "numpy")
 
 
@@ -66,6 +68,8 @@ def read_starts(file: Path) -> list[dict[str, Any]]:
     A missing or damaged file has none.
     """
     try:
+        if not file.is_file() or file.stat().st_size > LARGEST:
+            return []
         entries = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []

@@ -10,6 +10,8 @@ from gmsop.utils.files import writing
 from gmsop.utils.text import open_text
 
 METRICS = "metrics.csv"
+LARGEST = 2**26
+"""Characters of a file that is read."""
 Epochs = dict[int, dict[str, float]]
 
 
@@ -23,7 +25,9 @@ def read_metrics(path: str | Path) -> Epochs:
     """
     with open_text(Path(path), newline="") as file:
         try:
-            text = file.read()
+            text = file.read(LARGEST + 1)
+            if len(text) > LARGEST:
+                raise ValueError(f"more than {LARGEST:,} characters")
             header, *rows = csv.reader(text.splitlines())
             if header[:1] != ["epoch"] or len(set(header)) < len(header):
                 raise ValueError("no column epoch, or a column twice")

@@ -13,7 +13,7 @@ from gmsop.runs.environment import read_starts
 from gmsop.runs.metrics import Epochs, read_metrics, read_timing, total_seconds
 from gmsop.utils.arrays import read_npz
 from gmsop.utils.text import open_text
-from gmsop.utils.yaml_files import load_yaml
+from gmsop.utils.yaml_files import LONGEST, load_yaml
 from gmsop.weights.model_file import load_model
 
 DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, DataError)
@@ -79,7 +79,7 @@ def read_run(path: Path) -> RunFolder:
         raise ConfigError(f"{path}: a file; a report is about the folder of a run")
     try:
         with open_text(path / "recipe.yaml") as file:
-            recipe = load_yaml(file.read(), str(path / "recipe.yaml"))
+            recipe = load_yaml(file.read(LONGEST + 1), str(path / "recipe.yaml"))
         metrics = read_metrics(path / "metrics.csv")
     except FileNotFoundError as error:
         if not path.is_dir():
@@ -96,6 +96,9 @@ def read_run(path: Path) -> RunFolder:
     for what, rows in ((("model", "epochs"), [recipe]), (("val/top1_error", "val/top5_error"), metrics.values())):
         if lacking := [key for key in what if any(key not in row for row in rows)]:
             raise ConfigError(f"{path}: damaged (no {' or '.join(lacking)})")
+    errors = [row[key] for row in metrics.values() for key in ("val/top1_error", "val/top5_error")]
+    if not all(0 <= error <= 100 for error in errors):
+        raise ConfigError(f"{path}: damaged (an error that is no share of the images)")
     weights = next((f for name in ("model.safetensors", "best.ckpt") if (f := path / name).exists()), None)
     if weights is None:
         raise CheckpointError(f"{path}: neither model.safetensors nor best.ckpt")

@@ -1,6 +1,7 @@
 """Say what a checkpoint must hold for a run to go on from it, so that a damaged one is refused when it is opened."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from gmsop.training.totals import EpochTotals
 
 MOST = 2**53
 """Counts are at most so large."""
+SCHEDULED = ("params", "lr", "initial_lr", "momentum", "betas", "weight_decay")
+"""What a group of parameters holds that a schedule or a changed recipe may change."""
 SAME_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 """Entries of an optimiser's state that are shaped as their parameter."""
 
@@ -37,6 +40,8 @@ def wrong_in(checkpoint: Mapping[str, Any]) -> str:
             return f"gmsop.{key}"
     if not _is_rows_of_files(own.get("rows", {})):
         return "gmsop.rows"
+    if "rows" in own and len(own["rows"].get("metrics.csv", {})) != own["epoch"] and own["rows"]:
+        return "gmsop.rows (of another number of epochs)"
     if not _is_validation(own.get("validation", {})):
         return "gmsop.validation"
     progress = checkpoint["loops"]["fit_loop"]
@@ -61,6 +66,13 @@ def wrong_for(checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer, n
     sizes = [[len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)]
     if sizes[0] != sizes[1]:
         return "optimizer_states (other groups of parameters)"
+    order = [index for group in saved["param_groups"] for index in group["params"]]
+    if order != list(range(len(order))):
+        return "optimizer_states (parameters in another order)"
+    for before, now in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        fixed = {key for key in now if key not in SCHEDULED}
+        if changed := [key for key in fixed if key not in before or before[key] != now[key]]:
+            return f"optimizer_states ({', '.join(sorted(changed))} of a group)"
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, state in saved["state"].items():
         if index >= len(parameters):
@@ -68,6 +80,8 @@ def wrong_for(checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer, n
         for key, value in state.items():
             if key in SAME_SHAPE and (not isinstance(value, Tensor) or value.shape != parameters[index].shape):
                 return f"optimizer_states ({key} of parameter {index} has another shape)"
+            if isinstance(value, Tensor) and not (value.is_floating_point() and value.isfinite().all()):
+                return f"optimizer_states ({key} of parameter {index} is not finite numbers)"
     return ""
 
 
@@ -75,8 +89,11 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < MOST
 
 
+PLAIN = (torch.int64, torch.int32, torch.float32, torch.float64)
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) is float or (type(value) is int and abs(value) < MOST)
 
 
 def _wrong_totals(totals: Mapping[str, Any], ranks: int) -> str:
@@ -96,11 +113,15 @@ def _is_rows_of_files(files: Any) -> bool:
         isinstance(rows, dict)
         and list(rows) == list(range(len(rows)))
         and all(
-            isinstance(row, dict) and all(isinstance(k, str) and _is_number(v) for k, v in row.items())
+            isinstance(row, dict) and all(_is_column(k) and _is_number(v) for k, v in row.items())
             for row in rows.values()
         )
         for rows in files.values()
     )
+
+
+def _is_column(name: Any) -> bool:
+    return isinstance(name, str) and name != "epoch" and re.fullmatch(r"[\w/ .-]{1,100}", name) is not None
 
 
 def _is_validation(arrays: Any) -> bool:
@@ -108,7 +129,7 @@ def _is_validation(arrays: Any) -> bool:
     return (
         isinstance(arrays, dict)
         and set(arrays) <= names
-        and all(isinstance(value, Tensor) and value.dim() == 2 for value in arrays.values())
+        and all(isinstance(value, Tensor) and value.dim() == 2 and value.dtype in PLAIN for value in arrays.values())
     )
 
 
@@ -164,7 +185,7 @@ def _is_callbacks(callbacks: Any) -> bool:
 _OWN: dict[str, Callable[[Any], bool]] = {
     "epoch": _is_count,
     "images": _is_count,
-    "world_size": lambda value: _is_count(value) and value > 0,
+    "world_size": lambda value: _is_count(value) and 0 < value < 2**20,
     "data": lambda value: isinstance(value, str),
     "totals": lambda value: isinstance(value, dict),
     "recipe": lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value),

@@ -12,12 +12,14 @@ from gmsop.engine.messages import is_first_process
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation.error_rates import require_fit
 from gmsop.models import PooledClassifier
+from gmsop.runs.environment import read_starts
 from gmsop.training.checkpoints import LAST, clear_away, has_checkpoint
+from gmsop.training.clock import TIMING
 from gmsop.training.model import fresh_model
 from gmsop.training.optimizer import create_optimizer
 from gmsop.training.recipe import Recipe
 from gmsop.training.resume import RunComplete, fingerprint, open_checkpoint
-from gmsop.training.run_files import WEIGHTS, finish_folder, is_finished
+from gmsop.training.run_files import DESCRIPTION, WEIGHTS, finish_folder, is_finished
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,14 @@ def _is_in(resume: Path, out: Path) -> bool:
 
 
 def _require_free(out: Path) -> None:
-    """Refuse a folder whose files a run would replace. A run that ended before its first epoch left none."""
+    """Refuse a folder whose files a run would replace. A run that ended before its first epoch left its own."""
     if has_checkpoint(out) or (_ended_too_soon(out) and (out / "metrics.csv").exists()):
         raise ConfigError(f"{out} already holds a run; choose another --out, or go on with --resume {out}")
-    if found := [name for name in ("metrics.csv", WEIGHTS) if (out / name).exists()]:
+    names = ["metrics.csv", WEIGHTS]
+    if not read_starts(out / "environment.json"):  # no run has begun here
+        names += ["recipe.yaml", "environment.json", TIMING, "hparams.yaml", "validation.npz", *DESCRIPTION]
+    links = [child.name for child in out.iterdir() if child.is_symlink()] if out.is_dir() else []
+    if found := [name for name in names if (out / name).exists()] + links:
         raise ConfigError(f"{out} already holds {', '.join(found)}; choose another --out")
 
 

@@ -21,7 +21,7 @@ from gmsop.utils.options import (
     options_of,
 )
 from gmsop.utils.text import open_text
-from gmsop.utils.yaml_files import load_yaml
+from gmsop.utils.yaml_files import LONGEST, load_yaml
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11
@@ -230,7 +230,7 @@ def recipe_text(name: str) -> str:
             raise UnknownNameError(f"no recipe file {name}")
         try:
             with open_text(path) as file:
-                return file.read()
+                return file.read(LONGEST + 1)
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"{name}: not a readable text file ({error})") from error
     raise UnknownNameError.of("recipe", name, recipe_names())

@@ -8,6 +8,7 @@ from pathlib import Path
 from gmsop.data.reading_processes import deaths_in_words
 from gmsop.engine.messages import is_first_process
 from gmsop.engine.trainer import settings_as_before
+from gmsop.errors import CheckpointError, ConfigError, GmsopError
 from gmsop.evaluation.error_rates import Evaluation
 from gmsop.training.build import Built, Machines, build
 from gmsop.training.checkpoints import LAST
@@ -82,6 +83,11 @@ def train(
         )
         built = build(plan, Machines(devices, num_nodes, accelerator), wandb, progress)
         ranks = built.trainer.world_size
+        if not first and ranks == 1:
+            raise ConfigError(
+                "RANK, LOCAL_RANK, NODE_RANK or SLURM_PROCID in the environment says that this is not the run's first "
+                "process, but it is the only one: unset it, or start the run by torchrun, srun or Lightning"
+            )
         if progress and first and plan.checkpoint is not None:
             print(where_it_goes_on(plan.checkpoint, ranks), flush=True)
         if first:
@@ -101,6 +107,13 @@ def _fit(built: Built, plan: Plan) -> None:
             trainer.fit(built.task, built.train_batches, built.val_batches, ckpt_path=plan.path, weights_only=True)
     except Stop as stop:
         raise Interrupted(stop.signum, _hint(out)) from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if plan.path is None or built.task.began or isinstance(error, GmsopError):
+            raise
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(
+            f"{plan.path}: damaged, or of another version: it cannot be gone on with ({line})"
+        ) from error
     except SystemExit:  # Lightning ends so after a Ctrl-C that did not wait for the end of a step
         if not trainer.interrupted:
             raise

@@ -23,6 +23,8 @@ from gmsop.weights.model_file import load_model, save_model
 
 WEIGHTS = "model.safetensors"
 """Weights of the best epoch, in the folder of a run that has ended."""
+DESCRIPTION = ("config.json", "README.md", "curves.png")
+"""What describes the run that has ended."""
 
 
 @contextmanager
@@ -84,7 +86,7 @@ def begin_folder(
 
 def is_finished(out: Path) -> bool:
     """Return whether everything lies in the folder that a run leaves at its end."""
-    return all((out / name).exists() for name in (WEIGHTS, "validation.npz", "config.json", "README.md", "curves.png"))
+    return all((out / name).exists() for name in (WEIGHTS, "validation.npz", *DESCRIPTION))
 
 
 def finish_folder(out: Path, recipe: Recipe) -> None:

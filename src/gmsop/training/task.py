@@ -51,6 +51,8 @@ class TrainingTask(EvaluationTask):
         """Row of `metrics.csv` for the epoch that was validated last."""
         self.clock = EpochClock(None if folder is None else folder / TIMING)
         self.rows = EpochRows(None if folder is None else folder / METRICS)
+        self.began = False
+        """Whether a step was tried, so that what fails is not the checkpoint gone on from."""
         self._skipped_in_a_row = 0
         self._drop_step = False
 
@@ -68,6 +70,7 @@ class TrainingTask(EvaluationTask):
     # --- the step ---
 
     def on_train_start(self) -> None:
+        self.began = True
         require_same_start(self.trainer, self.device)
         self.clock.begin()
         if self.trainer.is_global_zero:

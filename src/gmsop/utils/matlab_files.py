@@ -59,6 +59,10 @@ def require_sound_hdf5(file: Any, path: Path) -> None:
         if node.chunks is not None:
             chunks = math.prod(-(-n // c) for n, c in zip(node.shape, node.chunks, strict=True))
             whole = node.id.get_num_chunks() == chunks
+            size = math.prod(node.chunks) * node.dtype.itemsize
+            stored = (node.id.get_chunk_info(i).size for i in range(node.id.get_num_chunks()))
+            if any(length > size + size // 8 + 4096 for length in stored):
+                raise DataError(f"{path}: a piece of {name} takes more room in the file than what it stands for")
             if math.prod(node.chunks) * node.dtype.itemsize > ROOM:
                 raise DataError(f"{path}: {name} is stored in pieces of over {ROOM >> 20} MiB")
         if not whole:

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gmsop.errors import CheckpointError
+from gmsop.utils.torch_files import load_plain
 
 
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_plain(path)
     except Exception as error:  # on a file that is no checkpoint the unpickler may raise anything
         raise CheckpointError(f"{path}: not a training checkpoint, or truncated ({first_line(error)})") from error
     good = (

@@ -7,15 +7,19 @@ file for addresses.
 """
 
 import math
+import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmsop.errors import DataError
+from gmsop.utils.text import printable
 
 
 def load_arrays(file: BinaryIO, name: str) -> Any:
@@ -26,13 +30,48 @@ def load_arrays(file: BinaryIO, name: str) -> Any:
             nothing is run; or an array is not of plain numbers.
     """
     try:
-        return _Unpickler(file, encoding="latin1").load()
+        with _budget(_size(file)):
+            return _Unpickler(file, encoding="latin1").load()
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     except (MemoryError, KeyboardInterrupt, OSError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise DataError(f"{name}: truncated or not a pickle ({type(error).__name__}: {error})") from error
+
+
+_left: ContextVar[list[float]] = ContextVar("bytes that a pickle may still make")
+
+
+@contextmanager
+def _budget(size: float) -> Iterator[None]:
+    """Bound what a pickle's calls may make in all: one text that is called for a thousand times is no data."""
+    token = _left.set([ROOM + GROWTH * size])
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def _spend(size: int) -> None:
+    left = _left.get()
+    left[0] -= size
+    if left[0] < 0:
+        raise DataError("makes far more of its content than it holds")
+
+
+def _size(file: BinaryIO) -> float:
+    """Return how many bytes a file has; of a member of an archive, which has no size here, no bound is known."""
+    try:
+        return os.fstat(file.fileno()).st_size
+    except (OSError, ValueError, AttributeError):
+        return math.inf
+
+
+ROOM, GROWTH = 2**26, 4
+"""Bytes that the calls of a pickle may make: so many, and so many times the file's own size."""
+MOST_KEYS = 10_000
+"""Entries of a dict. A batch has four."""
 
 
 class _Array(np.ndarray[Any, Any]):
@@ -91,6 +130,7 @@ def _from_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     """Return an array of exactly the given bytes."""
     if not isinstance(dtype, _Dtype) or order not in ("C", "F"):
         raise DataError("an array without a plain data type")
+    _spend(len(data) if isinstance(data, str | bytes | bytearray) else 0)
     content = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote bytes as text
     if not isinstance(content, bytes | bytearray) or not isinstance(shape, tuple):
         raise DataError("an array of objects; only plain numbers are read")
@@ -117,7 +157,15 @@ def _bytes(text: Any, encoding: Any) -> bytes:
     """Return the bytes that protocols before version 3 spell as text."""
     if not isinstance(text, str) or encoding != "latin1":
         raise DataError("bytes in a spelling of their own")
+    _spend(len(text))
     return text.encode("latin1")
+
+
+def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    if not isinstance(items, list | tuple) or len(items) > MOST_KEYS:
+        raise DataError("a dict of other than a few entries")
+    _spend(200 * len(items))
+    return OrderedDict(items)
 
 
 _NDARRAY = object()
@@ -127,7 +175,7 @@ _MEANT: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Function(_Dtype),
     ("_codecs", "encode"): _Function(_bytes),
-    ("collections", "OrderedDict"): _Function(OrderedDict),
+    ("collections", "OrderedDict"): _Function(_ordered),
     ("__builtin__", "bytes"): _Function(lambda: b""),  # so those protocols spell bytes of which there are none
     **{(f"{core}.multiarray", "_reconstruct"): _Function(_empty) for core in _CORES},
     **{(f"{core}.multiarray", "scalar"): _Function(_scalar) for core in _CORES},
@@ -141,8 +189,33 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _MEANT:
-            raise DataError(f"holds a reference to {module}.{name}, which data has no use for; it was not run")
+            shown = printable(f"{module}.{name}")[:200]
+            raise DataError(f"holds a reference to {shown}, which data has no use for; it was not run")
         return _MEANT[module, name]
+
+    stack: list[Any]
+
+    def load_setitems(self) -> None:
+        if len(self.stack) > 2 * MOST_KEYS:
+            raise DataError("a dict of more than a few entries")
+        super().load_setitems()  # type: ignore[misc]
+
+    def load_setitem(self) -> None:
+        if isinstance(self.stack[-3], dict) and len(self.stack[-3]) >= MOST_KEYS:
+            raise DataError("a dict of more than a few entries")
+        super().load_setitem()  # type: ignore[misc]
+
+    def load_dict(self) -> None:
+        if len(self.stack) > 2 * MOST_KEYS:
+            raise DataError("a dict of more than a few entries")
+        super().load_dict()  # type: ignore[misc]
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.DICT[0]: load_dict,
+    }
 
     def persistent_load(self, pid: Any) -> Any:
         raise DataError("refers to objects outside the file")
