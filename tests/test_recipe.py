@@ -127,7 +127,8 @@ LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n
     "text",
     ["[1, 2]", "model: [", "5", "", LAUGHS, "model_args: &a {x: *a}", "epochs: " + "9" * 10**6, "epochs: 10**18",
      "epochs: 1000000000000000000", "num_workers: 1000000", "batch_size: 1000000000000000", "lr: 1:30", "seed: 0x10",
-     "nesterov: yes", "model: !!python/name:os.system", "- " * 100_000, "x" * 2**21],
+     "nesterov: yes", "model: !!python/name:os.system", "- " * 100_000, "x" * 2**21,
+     "lr: 0.1\nlr: 9.0", "lr: !!int ''", "nesterov: !!bool foo", "epochs: !!int 0x" + "f" * 100_000],
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_what_is_no_recipe(tmp_path, text):

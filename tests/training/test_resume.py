@@ -415,7 +415,7 @@ def test_a_run_that_does_not_say_its_images_is_not_resumed_on_others(small_set, 
     [
         lambda c: c["gmsop"].update(epoch=5),
         lambda c: c["gmsop"].update(epoch="1"),
-        lambda c: c["gmsop"].update(images=7),
+        lambda c: c["gmsop"].update(images=-1),
         lambda c: c["gmsop"]["totals"].update(loss=torch.zeros(3)),
         lambda c: c["gmsop"]["totals"].clear(),
         lambda c: c["gmsop"].update(rows={"metrics.csv": {3: {}}}),

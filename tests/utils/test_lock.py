@@ -28,11 +28,13 @@ def test_a_link_is_not_followed(tmp_path):
 def test_a_forked_process_does_not_keep_the_lock(tmp_path):
     """Processes that read images outlive, for a moment, a training that was killed."""
     lock = Lock(tmp_path / ".lock", RuntimeError("in use"))
-    read, write = os.pipe()
+    (read, write), (began_read, began_write) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(began_write, b"x")
         os.read(read, 1)
         os._exit(0)
+    os.read(began_read, 1)
     os.close(lock._handle)  # as the end of the process would
     lock._handle = None
     Lock(tmp_path / ".lock", RuntimeError("in use")).release()

@@ -288,4 +288,7 @@ def _put_back(path: Path) -> None:
 
 
 def _lock(path: Path) -> Lock:
-    return Lock(beside(path, ".lock"), SetInUseError(f"{path}: another process is writing this set"))
+    try:
+        return Lock(beside(path, ".lock"), SetInUseError(f"{path}: another process is writing this set"))
+    except OSError as error:
+        raise write_error(path, error) from error

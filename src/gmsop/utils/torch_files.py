@@ -9,17 +9,26 @@ import torch
 from gmsop.errors import CheckpointError
 
 
-def load_plain(path: Path) -> Any:
-    """Return what a file of PyTorch's holds, with nothing in it run, and with no tensor larger than its bytes in it.
+def load_unpacked(path: Path) -> Any:
+    """Return what a file of PyTorch's holds, with nothing in it run, and no larger than the file in memory.
 
     Raises:
-        Exception: of PyTorch's, of any kind; `CheckpointError` for tensors that are not plain, or packed.
+        Exception: of PyTorch's, of any kind; `CheckpointError` for a packed file.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise CheckpointError("packed, as PyTorch packs no file")
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_plain(path: Path) -> Any:
+    """Return what a file of PyTorch's holds, as `load_unpacked` does, with plain tensors alone.
+
+    Raises:
+        Exception: of PyTorch's, of any kind; `CheckpointError` for a packed file, and for tensors that are not plain.
+    """
+    content = load_unpacked(path)
     _require_plain(content)
     return content
 

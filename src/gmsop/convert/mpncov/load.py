@@ -14,7 +14,7 @@ from gmsop.convert.mpncov.layout import identify, state_from
 from gmsop.errors import CheckpointError, GmsopError
 from gmsop.models import PooledClassifier, build_spec
 from gmsop.utils.files import digest
-from gmsop.utils.torch_files import load_plain
+from gmsop.utils.torch_files import load_unpacked
 
 INPUT = {
     "input_size": (3, 224, 224),
@@ -82,7 +82,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Tensor], str]:
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        content = load_plain(Path(path))
+        content = load_unpacked(Path(path))
     except Exception as error:  # on a damaged file the unpickler may raise anything
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(

@@ -70,7 +70,7 @@ def _size(file: BinaryIO) -> float:
 
 ROOM, GROWTH = 2**26, 4
 """Bytes that the calls of a pickle may make: so many, and so many times the file's own size."""
-MOST_KEYS = 10_000
+MOST_KEYS = 1000
 """Entries of a dict. A batch has four."""
 
 
@@ -199,6 +199,8 @@ class _Unpickler(pickle._Unpickler):
         if len(self.stack) > 2 * MOST_KEYS:
             raise DataError("a dict of more than a few entries")
         super().load_setitems()  # type: ignore[misc]
+        if isinstance(self.stack[-1], dict) and len(self.stack[-1]) > MOST_KEYS:
+            raise DataError("a dict of more than a few entries")
 
     def load_setitem(self) -> None:
         if isinstance(self.stack[-3], dict) and len(self.stack[-3]) >= MOST_KEYS:
