@@ -15,7 +15,8 @@ def require_one_spelling(names: Iterable[str], where: str) -> None:
     """Refuse names that are probably one class, spelt in two ways: as two classes they would be learnt apart.
 
     These count as the same: other capitals (except in single letters), other spaces, hyphens or underscores between
-    words, another encoding of the same accented letter, and numbers of equal value (`0`, `0.0`, `00`).
+    words, another encoding of the same accented letter, full-width letters, characters that nobody sees, and numbers of
+    equal value (`0`, `0.0`, `00`).
 
     Args:
         where: the folder or table they are from, for the error.
@@ -32,7 +33,9 @@ def require_one_spelling(names: Iterable[str], where: str) -> None:
 
 
 def _key(name: str) -> str:
-    text = " ".join(unicodedata.normalize("NFC", name).split())
+    seen = "".join(c for c in name if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
+    wide = re.sub("[\uff01-\uff5e]", lambda found: unicodedata.normalize("NFKC", found[0]), seen)
+    text = " ".join(unicodedata.normalize("NFC", wide).split())
     try:
         number = float(text)
     except ValueError:

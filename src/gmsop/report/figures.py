@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
@@ -25,6 +26,10 @@ NAMED = 6
 
 MAX_LABEL = 32
 """Characters of a name that a figure has room for."""
+
+
+AS_ALWAYS = matplotlib.style.context("default")
+"""A decorator: a `matplotlibrc` in the working directory, which could have LaTeX run, does not count."""
 
 
 def _url(figure: Figure) -> str:
@@ -46,6 +51,7 @@ def colours(count: int) -> list[str]:
     return [(pairs[::2] + pairs[1::2])[i % 20] for i in range(count)]
 
 
+@AS_ALWAYS
 def curves(runs: Sequence[Epochs], keys: Mapping[str, str], label: str, log: bool = False, whole: bool = False) -> str:
     """Draw values over epochs, each run in the colour that `colours` gives its place.
 
@@ -79,6 +85,7 @@ def curves(runs: Sequence[Epochs], keys: Mapping[str, str], label: str, log: boo
     return _url(figure)
 
 
+@AS_ALWAYS
 def loads(metrics: Epochs) -> str:
     """Draw each component's share of the gate weight over the epochs, stacked."""
     epochs = sorted(metrics)
@@ -95,6 +102,7 @@ def loads(metrics: Epochs) -> str:
     return _url(figure)
 
 
+@AS_ALWAYS
 def heat_map(values: NDArray[Any], rows: Sequence[str]) -> str:
     """Draw percentages (rows, columns) as a heat map, with the number written in each cell."""
     count, width = values.shape
@@ -113,6 +121,7 @@ def heat_map(values: NDArray[Any], rows: Sequence[str]) -> str:
     return _url(figure)
 
 
+@AS_ALWAYS
 def error_bars(rows: Sequence[tuple[str, float, float, float, str]], reference: float) -> str:
     """Draw error rates with their intervals, one under the other.
 
@@ -133,6 +142,7 @@ def error_bars(rows: Sequence[tuple[str, float, float, float, str]], reference: 
     return _url(figure)
 
 
+@AS_ALWAYS
 def error_map(values: NDArray[Any], rows: Sequence[str], columns: Sequence[str]) -> str:
     """Draw error rates in percent (rows, columns) as a heat map, the lowest darkest; NaN is left blank."""
     count, width = values.shape
@@ -151,6 +161,7 @@ def error_map(values: NDArray[Any], rows: Sequence[str], columns: Sequence[str])
     return _url(figure)
 
 
+@AS_ALWAYS
 def scatter(points: Sequence[tuple[str, float, float, str]], label: str) -> str:
     """Draw error rates against what they cost, on a logarithmic axis; the best few have their names beside them.
 

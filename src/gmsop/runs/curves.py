@@ -18,6 +18,13 @@ def plot_curves(runs: Mapping[str, str | Path], path: str | Path) -> None:
     Raises:
         WriteError: there is no space or no permission.
     """
+    from matplotlib import style
+
+    with style.context("default"):  # a `matplotlibrc` in the working directory could have LaTeX run
+        _plot_curves(runs, path)
+
+
+def _plot_curves(runs: Mapping[str, str | Path], path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # this one needs no window system
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
