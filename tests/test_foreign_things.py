@@ -158,20 +158,27 @@ class Call:
         return _codecs.encode, (self.text, "latin1")
 
 
+LONG = "b" * 10**6
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (
-            lambda: [Call("a" * 10**6) for _ in range(1)] + (lambda t: [Call(t) for _ in range(300)])("b" * 10**6),
-            "far more",
-        ),
+        (lambda: [Call(LONG) for _ in range(300)], "far more"),
         (lambda: {i * (2**61 - 1): 0 for i in range(20_000)}, "a few entries"),
     ],
 )
 def test_pickles_that_make_more_than_they_hold(tmp_path, content, words):
     (tmp_path / "x").write_bytes(pickle.dumps(content(), 2))
     with (tmp_path / "x").open("rb") as file, pytest.raises(DataError, match=words):
-        load_arrays(file, "x")
+        load_arrays(file, "x", (tmp_path / "x").stat().st_size)
+
+
+def test_a_pickle_in_an_archive_has_the_same_budget(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("val_data", pickle.dumps([Call(LONG) for _ in range(300)], 2))
+    with pytest.raises(DataError, match="far more"):
+        list(read_batch(Place(tmp_path / "x.zip", "val_data"), 8))
 
 
 def test_hdf5_whose_labels_are_of_any_length(tmp_path):

@@ -86,17 +86,17 @@ def nested(depth):
 )
 def test_pickles_that_reach_for_memory(value, words):
     with pytest.raises(DataError, match=words):
-        load_arrays(io.BytesIO(pickle.dumps(value, protocol=2)), "x")
+        load_arrays(io.BytesIO(pickle.dumps(value, protocol=2)), "x", 100)
 
 
 def test_a_pickle_cannot_change_what_reads_it():
     name = b"cnumpy.core.multiarray\n_reconstruct\n"
     with pytest.raises(DataError, match="change a function"):
-        load_arrays(io.BytesIO(b"\x80\x02" + name + b"N}U\x0c__defaults__)s\x86b."), "x")
+        load_arrays(io.BytesIO(b"\x80\x02" + name + b"N}U\x0c__defaults__)s\x86b."), "x", 100)
 
 
 def test_a_pickle_with_a_large_memo_takes_no_memory():
-    assert load_arrays(io.BytesIO(b"\x80\x02K\x01r\xff\xff\xff\xff."), "x") == 1
+    assert load_arrays(io.BytesIO(b"\x80\x02K\x01r\xff\xff\xff\xff."), "x", 100) == 1
 
 
 @pytest.mark.parametrize("labels", [nested(8), [[1, 2]], "abc", ["a"], {"a": 1}, None, [2**70] * 3])

@@ -93,7 +93,7 @@ reader("pickle", lambda f: write(f / "val_data", pickle.dumps(BATCH)), batch)
 reader(
     "pickle, protocol 0",
     lambda f: write(f / "x", pickle.dumps(BATCH, 0)),
-    lambda f: load_arrays((f / "x").open("rb"), "x"),
+    lambda f: load_arrays((f / "x").open("rb"), "x", (f / "x").stat().st_size),
     of_text,
 )
 reader("npz", npz, batch)

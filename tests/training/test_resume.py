@@ -433,3 +433,19 @@ def test_a_checkpoint_of_nonsense_is_refused_when_it_is_opened(small_set, stoppe
     torch.save(checkpoint, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"x\.ckpt"):
         train(recipe(checkpoint_every=1), small_set, tmp_path / "x", tmp_path / "x.ckpt")
+
+
+def test_rows_that_an_older_checkpoint_does_not_know(small_set, stopped, tmp_path):
+    """Without its own, it takes those of the files; without those, the figures of the first epoch would be gone."""
+    shutil.copytree(stopped, tmp_path / "x")
+    checkpoint = torch.load(tmp_path / "x" / "last.ckpt", weights_only=True)
+    del checkpoint["gmsop"]["rows"]
+    torch.save(checkpoint, tmp_path / "x" / "last.ckpt")
+    shutil.copytree(tmp_path / "x", tmp_path / "y")
+    (tmp_path / "x" / "timing.csv").unlink()
+    run = train(recipe(checkpoint_every=1), small_set, tmp_path / "x", tmp_path / "x")
+    assert sorted(read_metrics(run.folder / "metrics.csv")) == sorted(read_metrics(run.folder / "timing.csv")) == [0, 1]
+    assert checkpoints.read_whole(run.folder / "last.ckpt")["gmsop"]["rows"]["metrics.csv"].keys() == {0, 1}
+    (tmp_path / "y" / "metrics.csv").unlink()
+    with pytest.raises(CheckpointError, match=r"metrics\.csv: missing or damaged"):
+        train(recipe(checkpoint_every=1), small_set, tmp_path / "y", tmp_path / "y")

@@ -100,7 +100,10 @@ def rows_before(checkpoint: dict[str, Any], file: Path) -> Epochs:
     """Return the rows of `metrics.csv` or `timing.csv` up to a checkpoint: its own, or an older version's of the file.
 
     Returns:
-        None of the epochs after the checkpoint; empty where nobody knows any.
+        One row for each epoch before the checkpoint, and none after it.
+
+    Raises:
+        CheckpointError: nobody knows the rows of `metrics.csv`.
     """
     saved = checkpoint["gmsop"]
     if "rows" in saved:
@@ -108,15 +111,23 @@ def rows_before(checkpoint: dict[str, Any], file: Path) -> Epochs:
     try:
         rows = read_metrics(file)
     except (OSError, DataError):
-        return {}
-    last = saved["epoch"] if saved["images"] and file.name == TIMING else saved["epoch"] - 1
-    return {epoch: row for epoch, row in rows.items() if epoch <= last}
+        rows = {}
+    if file.name == TIMING:  # an epoch of which nobody knows the time has an empty row
+        known = rows if saved["images"] else {epoch: row for epoch, row in rows.items() if epoch < saved["epoch"]}
+        empty: Epochs = {epoch: {} for epoch in range(saved["epoch"])}
+        return empty | {epoch: row for epoch, row in known.items() if epoch <= saved["epoch"]}
+    if len(rows) < saved["epoch"]:
+        raise CheckpointError(
+            f"{file}: missing or damaged, and the checkpoint is of an older version, which does not know its rows"
+        )
+    return {epoch: row for epoch, row in rows.items() if epoch < saved["epoch"]}
 
 
 def mend_rows(checkpoint: dict[str, Any], file: Path) -> None:
     """Write the rows of a CSV file that is missing, damaged or changed again, from the checkpoint, with a warning.
 
     Raises:
+        CheckpointError: nobody knows the rows.
         WriteError: no space, no permission.
     """
     wanted = rows_before(checkpoint, file)

@@ -194,11 +194,14 @@ def _open(place: Place) -> Iterator[tuple[Any, Rows]]:
     with ExitStack() as stack:
         try:
             stream: Any = stack.enter_context(place.file.open("rb"))
+            size = place.file.stat().st_size
             if place.member:
                 archive = stack.enter_context(ZipFile(stream))
-                _require_no_bomb(archive.getinfo(place.member), place)
+                member = archive.getinfo(place.member)
+                _require_no_bomb(member, place)
+                size = member.file_size
                 stream = stack.enter_context(archive.open(place.member))
-            yield _npz(stack, stream, place) if place.is_npz else _pickle(stream, place)
+            yield _npz(stack, stream, place) if place.is_npz else _pickle(stream, place, size)
         except MemoryError:
             raise DataError(f"{place}: says that it is larger than the memory") from None
         except (
@@ -209,8 +212,8 @@ def _open(place: Place) -> Iterator[tuple[Any, Rows]]:
             raise DataError(f"{place}: truncated or damaged ({error})") from error
 
 
-def _pickle(stream: BinaryIO, place: Place) -> tuple[Any, Rows]:
-    batch = load_arrays(stream, str(place))
+def _pickle(stream: BinaryIO, place: Place, size: int) -> tuple[Any, Rows]:
+    batch = load_arrays(stream, str(place), size)
     if not isinstance(batch, dict) or not {"data", "labels"} <= set(batch):
         raise DataError(f"{place}: expected a dict with data and labels")
     data, labels = batch["data"], batch["labels"]

@@ -7,7 +7,6 @@ file for addresses.
 """
 
 import math
-import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -22,15 +21,15 @@ from gmsop.errors import DataError
 from gmsop.utils.text import printable
 
 
-def load_arrays(file: BinaryIO, name: str) -> Any:
-    """Unpickle `file`; errors call it `name`.
+def load_arrays(file: BinaryIO, name: str, size: int) -> Any:
+    """Unpickle `file`, of `size` bytes; errors call it `name`.
 
     Raises:
         DataError: it is truncated or no pickle; it names anything that arrays, lists and dicts do not need, of which
             nothing is run; or an array is not of plain numbers.
     """
     try:
-        with _budget(_size(file)):
+        with _budget(size):
             return _Unpickler(file, encoding="latin1").load()
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
@@ -44,7 +43,7 @@ _left: ContextVar[list[float]] = ContextVar("bytes that a pickle may still make"
 
 
 @contextmanager
-def _budget(size: float) -> Iterator[None]:
+def _budget(size: int) -> Iterator[None]:
     """Bound what a pickle's calls may make in all: one text that is called for a thousand times is no data."""
     token = _left.set([ROOM + GROWTH * size])
     try:
@@ -58,14 +57,6 @@ def _spend(size: int) -> None:
     left[0] -= size
     if left[0] < 0:
         raise DataError("makes far more of its content than it holds")
-
-
-def _size(file: BinaryIO) -> float:
-    """Return how many bytes a file has; of a member of an archive, which has no size here, no bound is known."""
-    try:
-        return os.fstat(file.fileno()).st_size
-    except (OSError, ValueError, AttributeError):
-        return math.inf
 
 
 ROOM, GROWTH = 2**26, 4
