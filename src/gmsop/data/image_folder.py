@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gmsop.data.class_names import label_of_folders
 from gmsop.data.image_files import image_classes, image_folders, split_folder
-from gmsop.data.images import decode_rgb
+from gmsop.data.preprocess import Preprocess
 from gmsop.errors import ConfigError, DataError
 from gmsop.utils.text import printable
 
@@ -26,6 +26,7 @@ class FolderDataset:
         folder_names: the folder of each of the model's classes, where it is named otherwise than the class.
         on_error: "stop" at an image that cannot be read, or "skip" it: its label is then `unread(index)`.
         exif_orientation: turn images as their EXIF data says.
+        preprocess: how images are read, in place of `image_size`, `filter_name` and `exif_orientation`.
 
     Raises:
         DataError: there are no images, or a class is not among `class_names`.
@@ -42,13 +43,16 @@ class FolderDataset:
         folder_names: Sequence[str] | None = None,
         on_error: str = "stop",
         exif_orientation: bool = True,
+        preprocess: Preprocess | None = None,
     ) -> None:
         if on_error not in ("stop", "skip"):
             raise ConfigError(f"on_error is 'stop' or 'skip', got {on_error!r}")
         if folder_names is not None and class_names is not None and len(folder_names) != len(class_names):
             raise ConfigError(f"{len(folder_names)} names of folders for a model of {len(class_names)} classes")
-        self.path, self.split, self.image_size = Path(path), split, image_size
-        self.on_error, self.exif_orientation, self.filter_name = on_error, exif_orientation, filter_name
+        self.path, self.split, self.on_error = Path(path), split, on_error
+        squashed = Preprocess(image_size, (), (), filter_name, exif_orientation)
+        self.preprocess = squashed if preprocess is None else preprocess
+        self.image_size = self.preprocess.image_size
         inner = split_folder(self.path, split)
         known = folder_names or class_names
         files = image_classes(inner) if known is None else image_folders(inner)
@@ -100,9 +104,7 @@ class FolderDataset:
     def _decode(self, row: int) -> NDArray[np.uint8]:
         file = self.files[row]
         try:
-            return decode_rgb(Path(file), self.image_size, self.filter_name, self.exif_orientation)
-        except DataError as error:
-            raise DataError(f"{printable(file)}: {error}") from error
+            return self.preprocess.read(file)
         except OSError as error:
             raise DataError(f"{printable(file)}: {error.strerror or error}") from error
 

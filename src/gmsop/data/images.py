@@ -39,14 +39,11 @@ def decode_rgb(
 ) -> NDArray[np.uint8]:
     """Decode one image to (size, size, 3) uint8 RGB. Its aspect ratio is ignored, as it was in both datasets.
 
-    Grey and palette images become RGB, 16-bit images are scaled to 8 bits, transparency is dropped.
-
     Args:
         data: the encoded bytes, or the file that holds them.
         size: S, in pixels.
         filter_name: one of `FILTERS`.
-        exif_orientation: turn the image as its EXIF data says, as viewers do. Cameras store photographs as the sensor
-            lay. False leaves it off, as torchvision and MATLAB do.
+        exif_orientation: see `decode_image`.
 
     Raises:
         DataError: the image cannot be decoded.
@@ -56,11 +53,31 @@ def decode_rgb(
         raise ConfigError(f"unknown filter {filter_name!r}; there are {', '.join(FILTERS)}")
     if size < 1:
         raise ConfigError(f"the image size must be at least 1, got {size}")
+    return squash(decode_image(data, exif_orientation), size, filter_name)
+
+
+def squash(image: Image.Image, size: int, filter_name: str) -> NDArray[np.uint8]:
+    """Resize an RGB image to (size, size, 3), its aspect ratio ignored."""
+    return np.asarray(image if image.size == (size, size) else image.resize((size, size), FILTERS[filter_name]))
+
+
+def decode_image(data: bytes | Path, exif_orientation: bool = True) -> Image.Image:
+    """Decode one image to RGB, at the size it has.
+
+    Grey and palette images become RGB, 16-bit images are scaled to 8 bits, transparency is dropped.
+
+    Args:
+        data: the encoded bytes, or the file that holds them.
+        exif_orientation: turn the image as its EXIF data says, as viewers do. Cameras store photographs as the sensor
+            lay. False leaves it off, as torchvision and MATLAB do.
+
+    Raises:
+        DataError: the image cannot be decoded.
+    """
     content = data if isinstance(data, bytes) else file_content(data)
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            rgb = _to_rgb(image)
-            turn = _turn_of(image) if exif_orientation else None  # only now: Pillow itself turns TIFF and AVIF
+            return upright_rgb(image, exif_orientation)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -69,11 +86,17 @@ def decode_rgb(
         raise DataError("not an image, or of an unknown format") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot be decoded ({error})") from error
-    if turn is not None:
-        rgb = rgb.transpose(turn)
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), FILTERS[filter_name])
-    return np.asarray(rgb)
+
+
+def upright_rgb(image: Image.Image, exif_orientation: bool = True) -> Image.Image:
+    """Turn an image that Pillow has opened into RGB, and upright as its EXIF data says: see `decode_image`.
+
+    Raises:
+        DataError: its pixels are of a kind whose range is not known.
+    """
+    rgb = _to_rgb(image)
+    turn = _turn_of(image) if exif_orientation else None  # only now: Pillow itself turns TIFF and AVIF
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 @cache

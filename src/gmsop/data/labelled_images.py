@@ -1,17 +1,16 @@
 """Find labelled images wherever they lie: in folders, in a packed set, or in a table of paths."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from gmsop.data.image_files import VAL_FOLDERS, image_classes, split_folders
+from gmsop.data.image_readers import ImageFiles, ImageReader, PackedImages, SomeImages
 from gmsop.data.image_table import is_table, read_table
-from gmsop.data.images import FILTERS
 from gmsop.data.packed import PackedDataset, read_meta
 from gmsop.data.preprocess import Preprocess
 from gmsop.errors import DataError
@@ -32,15 +31,25 @@ class LabelledImages:
     class_names: list[str]
     is_test: NDArray[np.bool_] | None
     """(n,): which images are to test on; None if the data has no such split."""
-    read: Callable[[int, Preprocess], NDArray[np.uint8]] = field(repr=False)
-    """Give image i as (S, S, 3) uint8, resized; raises DataError where it cannot be read."""
-    content: Callable[[int], bytes] = field(repr=False)
-    """Give the stored bytes of image i."""
+    reader: ImageReader = field(repr=False)
+    """Reads image i."""
     exif_orientation: bool = True
     """Whether files are turned as their EXIF data says."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def read(self, index: int, how: Preprocess) -> NDArray[np.uint8]:
+        """Return an image as (S, S, 3) uint8.
+
+        Raises:
+            DataError: it cannot be read; the text names it.
+        """
+        return how.fit(self.reader.image(index))
+
+    def content(self, index: int) -> bytes:
+        """Return the stored bytes of an image."""
+        return self.reader.content(index)
 
     def fingerprint(self, progress: bool = False) -> str:
         """Return a checksum of all images, their names, classes and split, in hexadecimal."""
@@ -60,8 +69,7 @@ class LabelledImages:
             self.labels[chosen],
             self.class_names,
             None if self.is_test is None else self.is_test[chosen],
-            lambda i, preprocess: self.read(chosen[i], preprocess),
-            lambda i: self.content(chosen[i]),
+            SomeImages(self.reader, np.array(chosen, np.int64)),
             self.exif_orientation,
         )
 
@@ -109,27 +117,9 @@ def _from_packed(path: Path) -> LabelledImages:
     sets = [PackedDataset(path, name) for name in splits]
     labels = np.concatenate([part.labels for part in sets])
     is_test = np.concatenate([np.full(len(part), name != "train") for name, part in zip(splits, sets, strict=True)])
-    places = [(part, i) for part in sets for i in range(len(part))]
-
-    def pixels(i: int) -> NDArray[np.uint8]:
-        part, place = places[i]
-        return part.images[place]
-
-    def read(i: int, how: Preprocess) -> NDArray[np.uint8]:
-        return _resized(pixels(i), how)
-
     names = [f"{name}/{i}" for name, part in zip(splits, sets, strict=True) for i in range(len(part))]
     both = is_test.any() and not is_test.all()
-    return LabelledImages(
-        path, names, labels, sets[0].class_names, is_test if both else None, read, lambda i: pixels(i).tobytes()
-    )
-
-
-def _resized(pixels: NDArray[np.uint8], how: Preprocess) -> NDArray[np.uint8]:
-    size = (how.image_size, how.image_size)
-    if pixels.shape[:2] == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, FILTERS[how.filter_name]))
+    return LabelledImages(path, names, labels, sets[0].class_names, is_test if both else None, PackedImages(sets))
 
 
 def _from_folder(path: Path, progress: bool, exif_orientation: bool) -> LabelledImages:
@@ -182,7 +172,6 @@ def _of_files(
         np.array([place[label] for label in labels], np.int64),
         names,
         None if tests is None else np.array(tests),
-        lambda i, how: replace(how, exif_orientation=exif_orientation).read(files[i]),
-        lambda i: Path(files[i]).read_bytes(),
+        ImageFiles(files, exif_orientation),
         exif_orientation,
     )

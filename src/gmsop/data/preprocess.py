@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from gmsop.data.images import FILTERS, decode_rgb
+from gmsop.data.images import FILTERS, decode_image, squash
+from gmsop.data.transforms import CropMode, evaluation_transform
 from gmsop.errors import DataError
 from gmsop.utils.text import printable
 
@@ -24,12 +26,17 @@ class Preprocess:
     """
 
     image_size: int
-    """S: images are resized to S x S pixels, their aspect ratio ignored."""
+    """S: images become S x S pixels."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     filter_name: str = "box"
     exif_orientation: bool = True
     """Whether files are turned as their EXIF data says."""
+    crop_mode: CropMode = "squash"
+    """How, in timm's words. "squash": the aspect ratio is ignored. "center": the middle is cut out. "border": the whole
+    image is kept, with borders of the mean colour."""
+    crop_pct: float = 1.0
+    """Share of the resized image's side that S is; the rest is cut off."""
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> "Preprocess":
@@ -40,6 +47,8 @@ class Preprocess:
             tuple(cfg["mean"]),
             tuple(cfg["std"]),
             str(filter_name) if filter_name in FILTERS else "box",
+            crop_mode=cfg.get("crop_mode", "squash"),
+            crop_pct=cfg.get("crop_pct", 1.0),
         )
 
     @classmethod
@@ -59,9 +68,18 @@ class Preprocess:
             DataError: the file cannot be read as an image; the text names it.
         """
         try:
-            return decode_rgb(Path(path), self.image_size, self.filter_name, self.exif_orientation)
+            return self.fit(decode_image(Path(path), self.exif_orientation))
         except DataError as error:
             raise DataError(f"{printable(str(path))}: {error}") from error
+
+    def fit(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Turn an RGB image of any size into (S, S, 3) uint8."""
+        if self.crop_mode == "squash" and self.crop_pct == 1:
+            return squash(image, self.image_size, self.filter_name)
+        transform = evaluation_transform(
+            self.image_size, self.filter_name, self.crop_mode, self.crop_pct, self.mean or (0.5, 0.5, 0.5)
+        )
+        return transform(image)
 
     def input(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn pixels (b, H, W, C) uint8, on any device, into a model's input (b, C, H, W)."""

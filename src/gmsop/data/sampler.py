@@ -16,10 +16,12 @@ class EpochSampler(Sampler[int]):
     Args:
         num_replicas: number of ranks.
         rank: which of them this is.
+        numbered: yield epoch * length + index, so that who reads the image knows the epoch.
     """
 
-    def __init__(self, length: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(self, length: int, seed: int, num_replicas: int = 1, rank: int = 0, numbered: bool = False) -> None:
         self.length, self.seed, self.num_replicas, self.rank = length, seed, num_replicas, rank
+        self.numbered = numbered
         self.epoch = 0
         self._entry = (-1, 0)
 
@@ -45,7 +47,9 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         epoch, start = self._entry
-        yield from self.indices(self.epoch)[start if epoch == self.epoch else 0 :]
+        first = self.epoch * self.length if self.numbered else 0
+        for index in self.indices(self.epoch)[start if epoch == self.epoch else 0 :]:
+            yield first + index
 
 
 class RankSampler(Sampler[int]):

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
 
 from gmsop.errors import ConfigError
 
@@ -53,12 +54,16 @@ def make_trainer(
     callbacks: list[Any] | None = None,
     devices: int | str = "auto",
     num_nodes: int = 1,
+    some_unused: bool = False,
     **options: Any,
 ) -> Trainer:
     """Return a Trainer on whatever accelerator there is. On a CPU every operation is deterministic.
 
     Deterministic operation, the quiet logger and six filters of Lightning's warnings are settings of the whole process:
     see `settings_as_before`. In a process that `torchrun` has started, `torchrun` decides `devices` and `num_nodes`.
+
+    Args:
+        some_unused: parameters that learn may be left out of some steps, which several devices must be told.
 
     Raises:
         ConfigError: this machine does not have these devices.
@@ -89,7 +94,7 @@ def make_trainer(
         del options["precision"]
         plugins.append(MixedPrecision("16-mixed", "cpu"))
     try:
-        return Trainer(
+        trainer = Trainer(
             callbacks=callbacks,
             plugins=plugins,
             devices=devices,
@@ -104,6 +109,9 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError) as error:  # no such accelerator, or too many devices
         raise ConfigError(f"this machine cannot do that: {error}") from error
+    if some_unused and isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+    return trainer
 
 
 def _on_cpu(accelerator: str) -> bool:

@@ -12,14 +12,19 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from gmsop.data import FolderDataset, PackedDataset, val_loader
 from gmsop.data.image_folder import unread
+from gmsop.data.photographs import Photographs
 from gmsop.data.preprocess import Preprocess
 from gmsop.data.reading_processes import deaths_in_words
+from gmsop.data.streamed import Streamed
 from gmsop.engine.precision import PRECISIONS
 from gmsop.engine.trainer import make_trainer, settings_as_before
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation.intervals import wilson_interval
 from gmsop.evaluation.usage import GateUsage, Usage
 from gmsop.models.classifier import PooledClassifier
+
+Judged = PackedDataset | FolderDataset | Photographs | Streamed
+"""Sets of images that a model can be judged on."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class EvaluationTask(LightningModule):
     def __init__(self, model: PooledClassifier) -> None:
         super().__init__()
         self.model = model
-        self.skipping: FolderDataset | None = None
+        self.skipping: FolderDataset | Photographs | None = None
         """Set where images that cannot be read are skipped."""
         self.unread: list[int] = []
         classes = model.num_classes
@@ -76,6 +81,12 @@ class EvaluationTask(LightningModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
+        if self.skipping is not None:
+            readable = labels >= 0
+            self.unread += labels[~readable].tolist()
+            images, labels = images[readable], labels[readable]
+            if not len(labels):
+                return
         logits, routing = self.model(self.prepare(images), return_routing=True)
         scores = logits.float()
         self.confusion.update(scores, labels)
@@ -88,6 +99,7 @@ class EvaluationTask(LightningModule):
         for metric in (self.confusion, self.top5, self.total_loss, self.usage):
             if metric is not None:
                 metric.reset()
+        self.unread = []
         self._evaluation_started = time.perf_counter()
 
     def _result(self) -> Evaluation:
@@ -114,20 +126,11 @@ class EvaluationTask(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count the errors of one batch."""
-        if self.skipping is not None:
-            images, labels = batch
-            readable = labels >= 0
-            self.unread += labels[~readable].tolist()
-            batch = images[readable], labels[readable]
-            if not len(batch[1]):
-                return
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
         """Keep the results over all ranks in `result`."""
         skipped = self._skipped()
-        if self.skipping is not None and len(skipped) == len(self.skipping):
-            raise DataError(f"{self.skipping.path}: no image can be read; the first: {skipped[0]}")
         self.result = replace(self._result(), skipped=skipped)
 
     def _skipped(self) -> list[str]:
@@ -138,10 +141,13 @@ class EvaluationTask(LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             everywhere = [[] for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather_object(everywhere, self.unread)
-        return [self.skipping.reason(unread(label)) for labels in everywhere for label in labels]
+        skipped = [self.skipping.reason(unread(label)) for labels in everywhere for label in labels]
+        if skipped and len(skipped) == len(self.skipping):
+            raise DataError(f"{self.skipping.path}: no image can be read; the first: {skipped[0]}")
+        return skipped
 
 
-def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset) -> None:
+def require_fit(model: PooledClassifier, dataset: Judged) -> None:
     """Refuse a set that the model cannot be judged on.
 
     Raises:
@@ -167,7 +173,7 @@ def require_fit(model: PooledClassifier, dataset: PackedDataset | FolderDataset)
 @settings_as_before()
 def evaluate(
     model: PooledClassifier,
-    dataset: PackedDataset | FolderDataset,
+    dataset: Judged,
     batch_size: int = 256,
     num_workers: int = 0,
     precision: str = "32-true",
@@ -192,7 +198,7 @@ def evaluate(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     task = EvaluationTask(model)
-    if isinstance(dataset, FolderDataset) and dataset.on_error == "skip":
+    if isinstance(dataset, FolderDataset | Photographs) and dataset.on_error == "skip":
         task.skipping = dataset
     trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
     require_share(dataset, trainer.world_size)
@@ -207,7 +213,7 @@ def evaluate(
     return task.result
 
 
-def require_share(dataset: PackedDataset | FolderDataset, ranks: int) -> None:
+def require_share(dataset: Judged, ranks: int) -> None:
     """Refuse a set with fewer images than processes: a process without images would wait for ever.
 
     Raises:

@@ -158,10 +158,14 @@ def _shapes(trunk: TimmBackbone, height: int, width: int) -> list[tuple[int, ...
         raise ConfigError(f"the backbone does not take images of {height} x {width} pixels: {reason}") from error
 
 
+WHOLE = {"crop_mode": "squash", "crop_pct": 1.0}
+"""The whole image is seen, its aspect ratio ignored."""
+
+
 def _preprocess(trunk: TimmBackbone, image_size: int | None) -> Preprocess:
     cfg: Any = trunk.model.pretrained_cfg
     side = image_size or trunk.input_size[0]
-    return Preprocess.of({**cfg, "input_size": (3, side, side)})
+    return Preprocess.of({**cfg, "input_size": (3, side, side), **WHOLE})
 
 
 def _require_same(out: Path, wanted: dict[str, Any]) -> None:

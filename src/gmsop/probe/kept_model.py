@@ -16,7 +16,7 @@ from gmsop.nn import MultiLayerPool
 from gmsop.nn.moments import Moments
 from gmsop.nn.multi_layer import NORM
 from gmsop.probe.comparison import Comparison
-from gmsop.probe.extraction import frozen_backbone
+from gmsop.probe.extraction import WHOLE, frozen_backbone
 from gmsop.probe.features import Features
 from gmsop.probe.registry import PROBES
 from gmsop.probe.ridge import RidgePath
@@ -63,7 +63,7 @@ def fit_model(features: Features, comparison: Comparison, epochs: int = 20) -> P
     side = how["image_size"]
     model.pretrained_cfg.update(
         input_size=(3, side, side), mean=tuple(how["mean"]), std=tuple(how["std"]), interpolation=how["filter_name"],
-        label_names=features.class_names,
+        label_names=features.class_names, **WHOLE,
     )  # fmt: skip
     return model.eval()
 

@@ -8,12 +8,15 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from gmsop.data import train_loader, val_loader
+from gmsop.data.photographs import Photographs
 from gmsop.engine.trainer import make_trainer, slurm_environment
 from gmsop.errors import ConfigError
 from gmsop.evaluation.error_rates import require_share
 from gmsop.training.averaging import Averaging
 from gmsop.training.checkpoints import CheckpointFiles, CheckpointWriter
 from gmsop.training.epoch_lines import EpochLines
+from gmsop.training.first_look import prepare_start
+from gmsop.training.image_sets import workers_of
 from gmsop.training.loggers import make_loggers
 from gmsop.training.plan import Plan
 from gmsop.training.recipe import Recipe
@@ -53,7 +56,9 @@ def build(plan: Plan, machines: Machines, wandb: str | None, progress: bool) -> 
         DataError: fewer images to validate on than there are processes.
     """
     recipe, checkpoint = plan.recipe, plan.checkpoint
-    task = TrainingTask(plan.model, recipe, plan.out, plan.images)
+    task = TrainingTask(plan.model, recipe, plan.out, plan.images, plan.frozen)
+    if isinstance(plan.val_set, Photographs) and plan.val_set.on_error == "skip":
+        task.skipping = plan.val_set
     writer = CheckpointWriter(plan.out, recipe.checkpoint_every, plan.has_other_data)
     callbacks: list[Callback] = [writer, Signals(writer, slurm_environment())]
     if recipe.ema_decay:
@@ -73,6 +78,8 @@ def build(plan: Plan, machines: Machines, wandb: str | None, progress: bool) -> 
         plugins=[CheckpointFiles()],
         logger=make_loggers(plan.out, recipe, wandb, checkpoint["global_step"] if checkpoint else 0),
         log_every_n_steps=50,
+        gradient_clip_val=recipe.clip_grad_norm or None,
+        some_unused=bool(recipe.unfreeze_epoch),
     )
     _require_possible(recipe, trainer.world_size, trainer.strategy.root_device)
     require_share(plan.val_set, trainer.world_size)
@@ -85,6 +92,9 @@ def build(plan: Plan, machines: Machines, wandb: str | None, progress: bool) -> 
         require_same_passes(checkpoint, len(train_batches))
         order: Any = train_batches.sampler
         order.enter(checkpoint["gmsop"]["epoch"], checkpoint["gmsop"]["images"] // trainer.world_size)
+        task.classifier_share = checkpoint["gmsop"].get("classifier_share")
+    else:
+        task.classifier_share = prepare_start(plan, trainer.strategy.root_device, train_batches)
     return Built(trainer, task, writer, train_batches, val_batches)
 
 
@@ -92,7 +102,7 @@ def _loaders(plan: Plan, trainer: pl.Trainer) -> Any:
     recipe = plan.recipe
     ranks, rank, device = trainer.world_size, trainer.global_rank, trainer.strategy.root_device
     share = recipe.batch_size // ranks // recipe.accumulate
-    mirrored, workers = recipe.flip == "both", recipe.num_workers
+    mirrored, workers = recipe.flip == "both", workers_of(recipe, trainer.num_devices)
     return (
         train_loader(plan.train_set, share, recipe.seed, mirrored, workers, ranks, rank, recipe.loader, device),
         val_loader(plan.val_set, share, workers, ranks, rank, recipe.loader, device),

@@ -8,6 +8,7 @@ import torch
 from gmsop.errors import ConfigError, UnknownNameError
 from gmsop.models import PooledClassifier
 from gmsop.training.optimizers import OPTIMIZERS, Optimizer
+from gmsop.training.parameter_groups import Group, parameter_groups
 from gmsop.training.recipe import Recipe
 
 _TIMM: Any = timm.optim  # timm.optim does not say what it exports
@@ -33,21 +34,22 @@ def optimizer_of(recipe: Recipe) -> Optimizer:
     return Optimizer(recipe.optimizer, recipe.optimizer, lambda recipe, momentum: {}, None)
 
 
-def create_optimizer(model: PooledClassifier, recipe: Recipe) -> torch.optim.Optimizer:
-    """Create the recipe's optimiser, with the model's parameters in three groups: the rest, the stem, the classifier.
+def create_optimizer(
+    model: PooledClassifier, recipe: Recipe, classifier_share: float | None = None
+) -> torch.optim.Optimizer:
+    """Create the recipe's optimiser, with the model's parameters in groups: see `parameter_groups`.
+
+    Args:
+        classifier_share: what `classifier_lr_scale: auto` was found to be; 1 where it is not known yet.
 
     Raises:
         UnknownNameError, ConfigError: see `optimizer_of`; or arguments that the optimiser does not take.
     """
     entry = optimizer_of(recipe)
-    backbone: Any = model.backbone
-    stem, classifier = (
-        [p for p in found if p.requires_grad]
-        for found in (backbone.stem_parameters(), model.get_classifier().parameters())
-    )
-    apart = {id(p) for p in (*stem, *classifier)}
-    rest = [p for p in model.parameters() if id(p) not in apart and p.requires_grad]
-    groups = [{"params": p, **s} for p, s in zip((rest, stem, classifier), _rates(entry, recipe), strict=True)]
+    if classifier_share is None:
+        classifier_share = recipe.classifier_lr_scale if recipe.classifier_lr_scale != "auto" else 1.0
+    parts = parameter_groups(model, recipe, classifier_share)
+    groups = [{"params": part.params, **rates_of(part, recipe)} for part in parts]
     arguments = recipe.optimizer_args | entry.settings(recipe, recipe.momentum)
     try:
         made = _TIMM.create_optimizer_v2(
@@ -57,6 +59,7 @@ def create_optimizer(model: PooledClassifier, recipe: Recipe) -> torch.optim.Opt
         raise ConfigError(f"recipe: optimizer {recipe.optimizer} with {recipe.optimizer_args}: {error}") from error
     if ignored := sorted(set(recipe.optimizer_args) - set(made.defaults)):  # timm drops these without a word
         raise ConfigError(f"recipe: optimizer {recipe.optimizer} has no argument {', '.join(ignored)}")
+    made.gmsop_groups = parts  # beside what a checkpoint holds, so that a changed recipe counts when a run goes on
     return made
 
 
@@ -64,17 +67,25 @@ def set_step(optimizer: torch.optim.Optimizer, recipe: Recipe, factor: float, mo
     """Set all that the recipe says of the optimiser, for one step, whatever a checkpoint said before.
 
     Args:
+        optimizer: of `create_optimizer`.
         factor: the schedule's share of the base learning rate.
         momentum: the schedule's momentum.
     """
-    entry = optimizer_of(recipe)
-    for group, base in zip(optimizer.param_groups, _rates(entry, recipe), strict=True):
+    entry, own = optimizer_of(recipe), optimizer
+    for group, part in zip(own.param_groups, groups_of(own), strict=True):
+        base = rates_of(part, recipe)
         group.update(entry.settings(recipe, momentum), lr=factor * base["lr"], weight_decay=base["weight_decay"])
 
 
-def _rates(entry: Optimizer, recipe: Recipe) -> list[dict[str, float]]:
-    """Return base rate and weight decay of the rest, the stem and the classifier."""
-    rate, decay = recipe.lr, recipe.weight_decay
-    stem = (rate, decay) if entry.rescaled is None else entry.rescaled(rate, decay, recipe.stem_scale)
-    rates = ((rate, decay), stem, (rate * recipe.classifier_lr_scale, decay))
-    return [{"lr": lr, "weight_decay": weight_decay} for lr, weight_decay in rates]
+def groups_of(optimizer: torch.optim.Optimizer) -> list[Group]:
+    """Return the groups of an optimiser of `create_optimizer`, in its order."""
+    own: Any = optimizer
+    return list(own.gmsop_groups)
+
+
+def rates_of(part: Group, recipe: Recipe) -> dict[str, float]:
+    """Return base rate and weight decay of a group."""
+    rate, decay, rescaled = recipe.lr * part.lr_scale, part.weight_decay, optimizer_of(recipe).rescaled
+    if part.is_stem and rescaled is not None:
+        rate, decay = rescaled(rate, decay, recipe.stem_scale)
+    return {"lr": rate, "weight_decay": decay}

@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import nn
 
-from gmsop.data import PackedDataset
+from gmsop.data.data_options import DataOptions
 from gmsop.engine.messages import is_first_process
-from gmsop.errors import ConfigError, DataError
+from gmsop.errors import ConfigError
 from gmsop.evaluation.error_rates import require_fit
 from gmsop.models import PooledClassifier
 from gmsop.runs.environment import read_starts
 from gmsop.training.checkpoints import LAST, clear_away, has_checkpoint
 from gmsop.training.clock import TIMING
-from gmsop.training.model import fresh_model
+from gmsop.training.image_sets import ImageSet, find_sets, make_sets
+from gmsop.training.model import build_model
 from gmsop.training.optimizer import create_optimizer
+from gmsop.training.parameter_groups import freeze
 from gmsop.training.recipe import Recipe
-from gmsop.training.resume import RunComplete, fingerprint, open_checkpoint
+from gmsop.training.resume import RunComplete, open_checkpoint
 from gmsop.training.run_files import DESCRIPTION, WEIGHTS, finish_folder, is_finished
+from gmsop.training.starting import INPUT, Start
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Plan:
     recipe: Recipe
     out: Path
     """The run's folder."""
-    train_set: PackedDataset
-    val_set: PackedDataset
+    train_set: ImageSet
+    val_set: ImageSet
     model: PooledClassifier
     """A fresh model, as the recipe and the set ask for it."""
     path: Path | None
@@ -39,6 +43,12 @@ class Plan:
     """The checkpoint's content."""
     images: str
     """Fingerprint of the training set."""
+    start: Start | None
+    """What the model starts from, unless it goes on."""
+    held_out: list[str]
+    """Names of the training images that were held out to validate on."""
+    frozen: list[nn.Parameter]
+    """What does not learn, at first or at all."""
 
     @property
     def has_other_data(self) -> bool:
@@ -46,10 +56,19 @@ class Plan:
         return self.checkpoint is not None and bool(self.checkpoint["gmsop"]["data"] != self.images)
 
 
-def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_changes: bool, show: bool) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    data: str,
+    out: Path,
+    resume: Path | None,
+    allow_changes: bool,
+    show: bool,
+    options: DataOptions | None = None,
+) -> Plan:
     """Check everything that can be known before there is a trainer, and seed the run.
 
     Args:
+        options: where images lie, and which of them are validated on.
         show: print what the run is trained on.
 
     Raises:
@@ -58,17 +77,28 @@ def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_
     recipe.check()
     first = is_first_process()
     resume = _where_to_go_on(out, resume, show)
-    train_set, val_set = PackedDataset(data, "train"), PackedDataset(data, "val")
-    _require_trainable(train_set, recipe)
+    found = find_sets(recipe, data, options or DataOptions(), show)
     pl.seed_everything(recipe.seed, verbose=False)
-    model = fresh_model(recipe, train_set)
+    model, start = build_model(recipe, found.class_names, found.meta, with_weights=resume is None)
+    frozen = freeze(model, recipe)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError("recipe: freeze leaves nothing to learn")
     create_optimizer(model, recipe)  # so that what it refuses shows before the folder is begun
+    train_set, val_set = make_sets(found, recipe, model.pretrained_cfg)
     if show:
-        print(f"{len(train_set):,} images of {model.num_classes} classes, {len(val_set):,} to validate on", flush=True)
+        held_out = ", held out of them" if found.held_out else ""
+        print(
+            f"{len(train_set):,} images of {model.num_classes} classes, {len(val_set):,} to validate on{held_out}",
+            flush=True,
+        )
+        for line in start.lines if start is not None else []:
+            print(f"starting from {start.source}: {line}", flush=True)  # type: ignore[union-attr]
     require_fit(model, train_set)
     require_fit(model, val_set)
     try:
-        path, checkpoint = open_checkpoint(resume, model, recipe, train_set, allow_changes) if resume else (None, None)
+        path, checkpoint = (
+            open_checkpoint(resume, model, recipe, found.fingerprint, allow_changes) if resume else (None, None)
+        )
     except RunComplete:
         # A run may end after its last checkpoint and before its weights are written, or a job be started once more.
         if first and (out / LAST).exists():
@@ -76,7 +106,20 @@ def make_plan(recipe: Recipe, data: Path, out: Path, resume: Path | None, allow_
             if not is_finished(out):
                 finish_folder(out, recipe)
         raise
-    return Plan(recipe, out, train_set, val_set, model, path, checkpoint, fingerprint(train_set))
+    if checkpoint is not None and recipe.has_weights:
+        _see_as_before(model, checkpoint)
+        train_set, val_set = make_sets(found, recipe, model.pretrained_cfg)
+    return Plan(
+        recipe, out, train_set, val_set, model, path, checkpoint, found.fingerprint, start, found.held_out,
+        [p for _, p in frozen],
+    )  # fmt: skip
+
+
+def _see_as_before(model: PooledClassifier, checkpoint: dict[str, Any]) -> None:
+    """Prepare images as the run's starting weights expected it, which only its checkpoint tells."""
+    said = checkpoint["gmsop"]["model"].get("input", {})
+    cfg = {key: said[key] for key in INPUT if key in said}
+    model.pretrained_cfg.update({k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items()})
 
 
 def _where_to_go_on(out: Path, resume: Path | None, show: bool) -> Path | None:
@@ -123,13 +166,3 @@ def _require_free(out: Path) -> None:
     links = [child.name for child in out.iterdir() if child.is_symlink()] if out.is_dir() else []
     if found := [name for name in names if (out / name).exists()] + links:
         raise ConfigError(f"{out} already holds {', '.join(found)}; choose another --out")
-
-
-def _require_trainable(dataset: PackedDataset, recipe: Recipe) -> None:
-    if len(dataset) < 2:
-        raise DataError(f"{dataset.path}: {len(dataset)} images to train on; BatchNorm needs at least two")
-    if dataset.image_size != recipe.image_size:
-        raise DataError(
-            f"{dataset.path} holds images of {dataset.image_size} pixels, the recipe is for {recipe.image_size}; "
-            f"pass --image_size {dataset.image_size} to train on them all the same"
-        )

@@ -7,7 +7,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from gmsop.data import PackedDataset
 from gmsop.engine.messages import warn
 from gmsop.errors import CheckpointError, ConfigError, DataError, GmsopError
 from gmsop.models.classifier import PooledClassifier
@@ -32,12 +31,13 @@ class RunComplete(ConfigError):  # noqa: N818
 
 
 def open_checkpoint(
-    resume: str | Path, model: PooledClassifier, recipe: Recipe, train_set: PackedDataset, allow_changes: bool
+    resume: str | Path, model: PooledClassifier, recipe: Recipe, images: str, allow_changes: bool
 ) -> tuple[Path, dict[str, Any]]:
     """Return the checkpoint to go on from, and its content.
 
     Args:
         resume: a run folder, of which the newest whole checkpoint is taken, or a `.ckpt` file.
+        images: fingerprint of the training images.
         allow_changes: accept another recipe and other data.
 
     Raises:
@@ -52,8 +52,8 @@ def open_checkpoint(
         raise CheckpointError(f"{path}: another model ({'; '.join(other)})")
     before, now = _recipe_in(path, saved).to_dict(), recipe.to_dict()
     changed = {k: f"{before[k]} -> {now[k]}" for k in now if now[k] != before[k] and k not in FREE}
-    if saved["data"] != fingerprint(train_set):
-        changed["the data"] = f"another set than {train_set.path}"
+    if saved["data"] != images:
+        changed["the data"] = "another set than the run was trained on"
     listed = "; ".join(f"{key} {change}" for key, change in changed.items())
     if changed and not allow_changes:
         raise ConfigError(
@@ -201,11 +201,6 @@ def require_same_start(trainer: pl.Trainer, device: torch.device) -> None:
             f"some processes begin at step {first[1]}, others at step {last[1]}: all machines must find the same "
             "checkpoint, on a disk that they share or as a copy at the same place"
         )
-
-
-def fingerprint(dataset: PackedDataset) -> str:
-    """Return the checksums of a set's images and labels."""
-    return ":".join(dataset.meta["sha256"][name] for name in ("images.npy", "labels.npy"))
 
 
 def where_it_goes_on(checkpoint: dict[str, Any], ranks: int) -> str:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmsop.data.data_options import DataOptions
 from gmsop.data.reading_processes import deaths_in_words
 from gmsop.engine.messages import is_first_process
 from gmsop.engine.trainer import settings_as_before
@@ -46,8 +47,9 @@ def train(
     num_nodes: int = 1,
     accelerator: str = "auto",
     wandb: str | None = None,
+    data_options: DataOptions | None = None,
 ) -> Run:
-    """Train `recipe.model` on the packed set `data`.
+    """Train the recipe's model on `data`: a packed set or, by a recipe for photographs, whatever holds images.
 
     It leaves in the folder `out`: `recipe.yaml`, `environment.json`, `metrics.csv`, `timing.csv`, TensorBoard events,
     `curves.png`, `best.ckpt` (lowest top-1 error on val) and `validation.npz` (its confusion matrix and gate usage),
@@ -65,12 +67,14 @@ def train(
         num_nodes: machines.
         accelerator: "cpu", "cuda", ... as Lightning names them.
         wandb: a Weights & Biases project to log to.
+        data_options: where images lie, and which of them are validated on.
 
     Raises:
         ConfigError: a recipe value that cannot work, here or at all; `out` already holds a run and `resume` is not
             given; `resume` is of another recipe; another process trains into `out`.
         RunComplete: `resume` has done all its epochs. What should lie in `out` at the end lies there.
-        DataError: `data` is no valid packed set, or of another image size than the recipe's.
+        DataError: `data` holds no images that can be trained on, or is no packed set where the recipe wants one, or of
+            another image size than the recipe's.
         TrainingError: the loss is not finite any more; the text says where it began and what checkpoint is good.
         CheckpointError: `resume` is missing, damaged, or of another model.
         WriteError: `out` cannot be written at the start or at the end; in between there is only a warning.
@@ -79,8 +83,9 @@ def train(
     out, first = Path(out), is_first_process()
     with alone_in(out) if first else nullcontext():
         plan = make_plan(
-            recipe, Path(data), out, None if resume is None else Path(resume), allow_changes, progress and first
-        )
+            recipe, str(data), out, None if resume is None else Path(resume), allow_changes, progress and first,
+            data_options,
+        )  # fmt: skip
         built = build(plan, Machines(devices, num_nodes, accelerator), wandb, progress)
         ranks = built.trainer.world_size
         if not first and ranks == 1:
@@ -91,7 +96,10 @@ def train(
         if progress and first and plan.checkpoint is not None:
             print(where_it_goes_on(plan.checkpoint, ranks), flush=True)
         if first:
-            begin_folder(out, recipe, Path(data), ranks, plan.path, plan.checkpoint, wandb)
+            options = data_options.given() if data_options else {}
+            about = {"data_options": options} if options else {}
+            about |= {"start": plan.start.to_dict()} if plan.start else {}
+            begin_folder(out, recipe, str(data), ranks, plan.path, plan.checkpoint, wandb, plan.held_out, about)
         _fit(built, plan)
         if built.trainer.is_global_zero:
             finish_folder(out, recipe)

@@ -1,12 +1,13 @@
 """These functions write what a run leaves in its folder at its start and at its end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from gmsop.data.timm_sources import is_timm_source
 from gmsop.engine.messages import warn
 from gmsop.errors import ConfigError, DataError
 from gmsop.models.hub import describe_folder
@@ -23,6 +24,8 @@ from gmsop.weights.model_file import load_model, save_model
 
 WEIGHTS = "model.safetensors"
 """Weights of the best epoch, in the folder of a run that has ended."""
+HELD_OUT = "held_out.txt"
+"""Names of the training images that were held out to validate on."""
 DESCRIPTION = ("config.json", "README.md", "curves.png")
 """What describes the run that has ended."""
 
@@ -53,17 +56,21 @@ def alone_in(out: Path) -> Iterator[None]:
 def begin_folder(
     out: Path,
     recipe: Recipe,
-    data: Path,
+    data: str,
     ranks: int,
     path: Path | None,
     checkpoint: dict[str, Any] | None,
     wandb: str | None,
+    held_out: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the recipe and the record of this start, tidy up, and take over the files of a run that goes on.
 
     Args:
         path: the checkpoint to go on from.
         checkpoint: its content.
+        held_out: names of the training images that are validated on.
+        about: further entries of the record.
 
     Raises:
         WriteError: no space, no permission.
@@ -78,7 +85,11 @@ def begin_folder(
         resumed = {"step": checkpoint["global_step"], "checkpoint": str(path)}
         for name in (METRICS, TIMING):
             mend_rows(checkpoint, out / name)
-    note_start(out / "environment.json", data=str(data.resolve()), processes=ranks, resumed=resumed, wandb=wandb)
+    if held_out:
+        with writing(out / HELD_OUT) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in held_out), encoding="utf-8")
+    place = data if is_timm_source(data) and not Path(data).exists() else str(Path(data).resolve())
+    note_start(out / "environment.json", data=place, processes=ranks, resumed=resumed, wandb=wandb, **(about or {}))
     # The recipe comes last: it makes the folder that of a run, of which all that a resume needs is there then.
     with writing(out / "recipe.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
@@ -102,7 +113,7 @@ def finish_folder(out: Path, recipe: Recipe) -> None:
     write_validation(out)
     try:
         describe_folder(model, out, _figures(out, recipe))
-        plot_curves({recipe.model: out / METRICS}, out / "curves.png")
+        plot_curves({recipe.label: out / METRICS}, out / "curves.png")
     except (OSError, DataError) as error:  # neither is worth failing for
         warn(str(error))
 

@@ -1,13 +1,17 @@
 """The training task does with every batch what a recipe asks for, and counts on the way."""
 
 import math
+import random
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmsop.engine.messages import warn
@@ -23,6 +27,7 @@ from gmsop.training.clock import TIMING, EpochClock
 from gmsop.training.epoch_rows import EpochRows
 from gmsop.training.non_finite import all_agree, first_non_finite, non_finite_weights
 from gmsop.training.optimizer import create_optimizer, set_step
+from gmsop.training.parameter_groups import set_learning
 from gmsop.training.recipe import Recipe
 from gmsop.training.resume import require_same_start, rows_before
 from gmsop.training.schedule import rate_and_momentum
@@ -40,13 +45,25 @@ class TrainingTask(EvaluationTask):
     Args:
         folder: the run's, where `metrics.csv` and `timing.csv` go; None: nowhere.
         data: fingerprint of the training set, for the checkpoints.
+        frozen: parameters that do not learn, at first or at all.
     """
 
-    def __init__(self, model: PooledClassifier, recipe: Recipe, folder: Path | None = None, data: str = "") -> None:
+    def __init__(
+        self,
+        model: PooledClassifier,
+        recipe: Recipe,
+        folder: Path | None = None,
+        data: str = "",
+        frozen: Sequence[nn.Parameter] = (),
+    ) -> None:
         super().__init__(model)
         require_no_balance_of_its_own(model)  # the recipe's stands for it
         self.recipe, self.folder, self.data = recipe, folder, data
         self.totals = EpochTotals(0 if model.gate is None else model.gate.num_components)
+        self.frozen = list(frozen)
+        self.classifier_share: float | None = None
+        """What `classifier_lr_scale: auto` was found to be."""
+        self._erasing = RandomErasing(recipe.random_erasing, device="cpu") if recipe.random_erasing else None
         self.row: dict[str, float] = {}
         """Row of `metrics.csv` for the epoch that was validated last."""
         self.clock = EpochClock(None if folder is None else folder / TIMING)
@@ -55,11 +72,14 @@ class TrainingTask(EvaluationTask):
         """Whether a step was tried, so that what fails is not the checkpoint gone on from."""
         self._skipped_in_a_row = 0
         self._drop_step = False
+        self._named = False
 
     # --- the optimiser ---
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return create_optimizer(self.model, self.recipe)
+        # Computed on each device, it could differ in the last digit.
+        self.classifier_share = self.trainer.strategy.broadcast(self.classifier_share)
+        return create_optimizer(self.model, self.recipe, self.classifier_share)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, epoch: int, step: int, steps_per_epoch: int) -> None:
         """Set all that the recipe says of the optimiser, for one step, whatever a checkpoint said before."""
@@ -77,13 +97,16 @@ class TrainingTask(EvaluationTask):
             self.clock.enter(self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
+        set_learning(self.model, self.recipe, self.frozen, self.current_epoch)
         self.clock.begin()
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         # All randomness of a pass (crops, flips, dropout, noise, ties) follows from the seed and the place of the pass,
         # so that a run goes on from any step exactly as one that was never stopped.
         place = np.random.SeedSequence((self.recipe.seed, self.current_epoch, index, self.global_rank))
-        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+        seed = int(place.generate_state(1, np.uint64)[0])
+        torch.manual_seed(seed)
+        random.seed(seed)  # timm's random erasing draws from it
         accumulate = self.recipe.accumulate
         steps = math.ceil(self.trainer.num_training_batches / accumulate)
         self.set_rates(self.trainer.optimizers[0], self.current_epoch, index // accumulate, steps)
@@ -93,7 +116,12 @@ class TrainingTask(EvaluationTask):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         recipe = self.recipe
         images, labels = batch
-        inputs = random_flip(self.prepare(augment_pixels(images, recipe)), recipe.flip)
+        inputs = self.prepare(augment_pixels(images, recipe))
+        if recipe.images == "squares":  # photographs come flipped
+            inputs = random_flip(inputs, recipe.flip)
+        if self._erasing is not None:
+            self._erasing.device = inputs.device
+            inputs = self._erasing(inputs)
         inputs, targets = mix(inputs, labels, recipe, self.model.num_classes)
         logits, routing = self.model(inputs, return_routing=True)
         cross_entropy = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
@@ -187,7 +215,9 @@ class TrainingTask(EvaluationTask):
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.result = result = self._result()
+        skipped = self._skipped()
+        self.result = result = replace(self._result(), skipped=skipped)
+        self._name_unread(skipped)
         self.row = {
             "lr": self._rate,
             **epoch_means(self.totals.gather()),
@@ -198,6 +228,14 @@ class TrainingTask(EvaluationTask):
         if result.usage is not None:
             self.row |= {"val/gate_entropy": result.usage.entropy, "val/dead_components": float(len(result.usage.dead))}
         self.totals.reset()
+
+    def _name_unread(self, reasons: list[str]) -> None:
+        """Warn of the images to validate on that cannot be read, once."""
+        if reasons and not self._named:
+            self._named = True
+            for reason in reasons[:20]:
+                warn(f"{reason}: does not count in validation")
+            warn(f"{len(reasons)} images to validate on cannot be read and do not count")
 
     def on_train_epoch_end(self) -> None:
         self.log_dict({name: torch.tensor(value) for name, value in self.row.items()})
@@ -229,6 +267,7 @@ class TrainingTask(EvaluationTask):
             "data": self.data,
             "totals": self.totals.gather(),
             "skipped_in_a_row": self._skipped_in_a_row,
+            "classifier_share": self.classifier_share,
             "validation": _kept(self.result) if over else {},
             "rows": {METRICS: self.rows.rows, TIMING: self.clock.rows.rows},
         }

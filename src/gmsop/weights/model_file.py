@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmsop.backbones.protocol import BackboneModule
+from gmsop.data.transforms import CropMode
 from gmsop.errors import CheckpointError, ConfigError, GmsopError
 from gmsop.models import ModelSpec, PooledClassifier, build_spec
 from gmsop.models.attach import as_backbone
@@ -22,10 +23,12 @@ from gmsop.models.bounded_build import require_known_dtypes, without_memory
 from gmsop.models.hub import from_folder_or_hub
 from gmsop.models.names import named_spec
 from gmsop.utils.files import writing
-from gmsop.utils.options import Range, is_valid
+from gmsop.utils.options import Range, in_words, is_valid
 from gmsop.weights.training_file import first_line, read_training_checkpoint
 
-FORMAT, VERSION = "gmsop-model", 2
+FORMAT, VERSION = "gmsop-model", 3
+FIRST_TO_CROP = 3
+"""First version whose models see images cropped as their description says. Older ones squashed every image."""
 MAX_SIZE = 2**11
 """Largest width and height, in pixels, that a model file may ask for."""
 UNCHECKED = frozenset({"training", "momentum", "inplace", "grad_checkpointing"})
@@ -78,6 +81,8 @@ def rebuild(
         spec = spec_of(description)
         _check_input(description["input"], spec)
         extra = {k: tuple(v) if k in ("mean", "std", "input_size") else v for k, v in description["input"].items()}
+        if description.get("version", 1) < FIRST_TO_CROP:
+            extra |= {"crop_mode": "squash", "crop_pct": 1.0}
         require_known_dtypes(state, source)
         trunk = _given(backbone, spec, source)
         with without_memory(source, len(state)):
@@ -135,9 +140,10 @@ def _check_input(cfg: dict[str, Any], spec: ModelSpec) -> None:
         or not all(isinstance(name, str) for name in names)
     ):
         raise ConfigError(f"label_names must be {spec.num_classes} names")
-    for key in ("interpolation", "crop_mode"):
-        if not isinstance(cfg.get(key, ""), str):
-            raise ConfigError(f"{key} must be a text")
+    if not isinstance(cfg.get("interpolation", ""), str):
+        raise ConfigError("interpolation must be a text")
+    if not is_valid(cfg.get("crop_mode", "center"), CropMode):
+        raise ConfigError(f"crop_mode must be {in_words(CropMode)}, got {cfg['crop_mode']!r}")
     if not is_valid(cfg.get("crop_pct", 1.0), Annotated[float, Range(above=0, most=1)]):
         raise ConfigError(f"crop_pct must be a share, got {cfg['crop_pct']!r}")
 

@@ -72,6 +72,8 @@ def run(args: Namespace) -> None:
 
 
 def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | FolderDataset":
+    from dataclasses import replace
+
     from gmsop.data import FolderDataset, PackedDataset, sample_path
     from gmsop.data.preprocess import Preprocess
     from gmsop.engine.messages import warn
@@ -85,9 +87,9 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
             size = f"the images have {packed.image_size} pixels, the model is for {cfg['input_size'][1]}"
             warn(f"{size}: a packed set is not resized")
         return packed
-    how = Preprocess.of(cfg)
+    how = replace(Preprocess.of(cfg), exif_orientation=args.exif_orientation)
     folder_names = list(read_lines(Path(args.folder_names))) if args.folder_names else None
     return FolderDataset(
-        path, args.split, how.image_size, cfg.get("label_names"), how.filter_name, folder_names, args.on_error,
-        args.exif_orientation,
+        path, args.split, how.image_size, cfg.get("label_names"), folder_names=folder_names, on_error=args.on_error,
+        preprocess=how,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,16 +20,24 @@ SUMMARY = "Train a model by a recipe; any of its values can be overridden."
 EXAMPLE = "gmsop train --recipe demo/gm_sop_4_2 --epochs 10 --lr 0.1 --model_args.top_k=3"
 
 DEFAULT_RECIPE = "demo/gm_sop_4_2"
+FINE_TUNING = "finetune/default"
+"""The recipe where a backbone is given, and no recipe."""
 FOLDER = "GMSOP_RUN_FOLDER"
 """Tells the processes that Lightning starts, by the same command line, which folder the first one chose."""
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's options to `parser`."""
+    from gmsop.data.data_options import DataOptions
     from gmsop.training.recipe import Recipe
 
-    parser.add_argument("--recipe", type=str, default=DEFAULT_RECIPE, help="name (see `gmsop recipes`) or YAML file")
-    parser.add_argument("--data", type=str | None, help="packed set; default: the bundled sample images")
+    parser.add_argument(
+        "--recipe", type=str, default=_default_recipe(argv), help="name (see `gmsop recipes`) or YAML file"
+    )
+    data = (
+        "packed set; or, by a recipe for photographs, a folder, a table, a .tar or a name that timm knows (hfds/NAME)"
+    )
+    parser.add_argument("--data", type=str | None, help=f"{data}; default: the bundled sample images")
     parser.add_argument("--out", type=str | None, help="folder of the run; default: runs/RECIPE")
     parser.add_argument("--resume", type=str | None, help="run folder, or its .ckpt file, to go on with")
     parser.add_argument("--allow_changes", action="store_true", help="resume with another recipe or other data")
@@ -41,8 +49,11 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--wandb", type=str | None, help="log to this Weights & Biases project, too, and so when resumed"
     )
+    parser.add_class_arguments(DataOptions, as_group=True)
     parser.add_class_arguments(Recipe, as_group=True)
     parser.set_defaults(_recipe_of(argv).to_dict())
+    if resume := _value_of(argv, "--resume"):
+        parser.set_defaults(_recorded_options(resume))
 
 
 def _value_of(argv: Sequence[str], option: str) -> str | None:
@@ -65,7 +76,17 @@ def _recipe_of(argv: Sequence[str]) -> "Recipe":
         if not (folder / "recipe.yaml").is_file():
             raise ConfigError(f"--resume {resume}: {folder} is not the folder of a run (it has no recipe.yaml)")
         name = str(folder / "recipe.yaml")
-    return load_recipe(name or DEFAULT_RECIPE)
+    recipe = load_recipe(name or _default_recipe(argv))
+    if _value_of(argv, "--model") and recipe.backbone:  # a model in place of the recipe's backbone, or the reverse
+        recipe.backbone, recipe.head, recipe.pretrained = "", "", False
+    elif _value_of(argv, "--backbone") and recipe.model:
+        recipe.model = ""
+    return recipe
+
+
+def _default_recipe(argv: Sequence[str]) -> str:
+    named = any(_value_of(argv, option) for option in ("--backbone", "--head"))
+    return FINE_TUNING if named else DEFAULT_RECIPE
 
 
 def _run_folder(resume: str) -> Path:
@@ -77,6 +98,7 @@ def run(args: Namespace) -> None:
     from dataclasses import fields
 
     from gmsop.data import sample_path
+    from gmsop.data.data_options import DataOptions
     from gmsop.engine.messages import is_first_process
     from gmsop.training.plan import started_again
     from gmsop.training.recipe import Recipe
@@ -102,7 +124,7 @@ def run(args: Namespace) -> None:
     weights = folder / WEIGHTS
     weights_there = weights.exists()
     if first:
-        out.print(f"{recipe.model}, {recipe.total_epochs} epochs -> {folder}", markup=False)
+        out.print(f"{recipe.label}, {recipe.total_epochs} epochs -> {folder}", markup=False)
     try:
         done = train(
             recipe,
@@ -115,6 +137,7 @@ def run(args: Namespace) -> None:
             num_nodes=args.num_nodes,
             accelerator=args.accelerator,
             wandb=args.wandb,
+            data_options=DataOptions(**{f.name: args[f.name] for f in fields(DataOptions)}),
         )
     except RunComplete as complete:
         if weights_there and not started_again():
@@ -166,12 +189,27 @@ def _recorded_data(resume: str) -> str:
     Raises:
         ConfigError: the folder does not say, or the set is not there any more.
     """
+    from gmsop.data.timm_sources import is_timm_source
+
     data = _recorded(resume, "data")
     if data is None:
         raise ConfigError(f"--resume {resume}: nothing there says on which images the run was trained; pass --data")
-    if not Path(data).is_dir():
+    if not Path(data).exists() and not is_timm_source(data):
         raise ConfigError(f"--resume {resume}: its images were in {data}, which is not there any more; pass --data")
     return data
+
+
+def _recorded_options(resume: str) -> dict[str, Any]:
+    """Return the options of the data that the run was started with."""
+    from dataclasses import fields
+
+    from gmsop.data.data_options import DataOptions
+    from gmsop.runs.environment import read_starts
+
+    starts = read_starts(_run_folder(resume) / "environment.json")
+    found = starts[-1].get("data_options", {}) if starts else {}
+    known = {f.name for f in fields(DataOptions)}
+    return {k: v for k, v in found.items() if k in known} if isinstance(found, dict) else {}
 
 
 def _recorded(resume: str, what: str) -> str | None:

@@ -20,6 +20,8 @@ class Optimizer:
     rescaled: Callable[[float, float, float], tuple[float, float]] | None
     """`rescaled(rate, weight_decay, scale)`: rate and weight decay with which filters divided by `scale` learn the same
     function as whole ones on inputs divided by it; None: it is not known how."""
+    follows_gradient: bool = False
+    """Whether a step is as large as the gradient is, so that the curvature bounds the rate."""
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", "gmsop.training.optimizers")
@@ -30,10 +32,11 @@ def register_optimizer(
     timm_name: str,
     settings: Callable[[Recipe, float], dict[str, Any]],
     rescaled: Callable[[float, float, float], tuple[float, float]] | None,
+    follows_gradient: bool = False,
 ) -> None:
     """Register an optimiser; see `Optimizer` for the arguments.
 
     Raises:
         ConfigError: the name is taken.
     """
-    OPTIMIZERS.add(name, Optimizer(name, timm_name, settings, rescaled))
+    OPTIMIZERS.add(name, Optimizer(name, timm_name, settings, rescaled, follows_gradient))

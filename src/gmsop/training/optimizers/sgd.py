@@ -20,4 +20,4 @@ def rescaled(rate: float, weight_decay: float, scale: float) -> tuple[float, flo
     return rate / scale**2, weight_decay
 
 
-register_optimizer("sgd", "momentum", settings, rescaled)  # timm's "sgd" has Nesterov's momentum
+register_optimizer("sgd", "momentum", settings, rescaled, follows_gradient=True)  # timm's "sgd" is Nesterov's
