@@ -18,9 +18,12 @@ from gmsop.training.recipe import Recipe, load_recipe, recipe_names, recipe_text
 def test_every_recipe_is_valid_and_says_how_to_run_it(name):
     recipe = load_recipe(name)
     recipe.check()
-    assert recipe.model in gmsop.list_models()
     with torch.device("meta"):
-        gmsop.create_model(recipe.model, 10, **recipe.model_args)
+        if recipe.backbone:
+            gmsop.attach(recipe.backbone, recipe.head, 10, **recipe.model_args)
+        else:
+            assert recipe.model in gmsop.list_models()
+            gmsop.create_model(recipe.model, 10, **recipe.model_args)
     assert f"gmsop train --recipe {name}" in recipe_text(name)
 
 
@@ -32,7 +35,8 @@ def test_every_published_row_has_a_recipe():
     assert {("imagenet64", "gap_wrn36_2", False), ("imagenet64", "sr_sop_wrn36_2", False)} <= recipes
 
 
-PUBLISHED = [name for name in recipe_names() if not name.startswith("demo/")]
+PUBLISHED = [name for name in recipe_names() if name.startswith(("imagenet64/", "places365/"))]
+FULL_SIZE = [name for name in recipe_names() if name.startswith(("imagenet224/", "finegrained/"))]
 
 SETTINGS = {  # the reference's table of training settings: the first that a recipe's name holds
     "gap_wrn36_2": ([20, 10, 10], 0.1, 150),
@@ -77,6 +81,25 @@ def test_what_the_head_of_a_recipe_says(name):
     assert f"{row[0].top1:.2f} / " in said["published error"] if row else "none" in said["published error"]
     if row and row[0].released:
         assert f"released weights {row[0].released[0]:.2f}" in said["published error"]
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_schedules_of_isqrt_cov(name):
+    """As in its authors' scripts, `trainingFromScratch/train.sh` and `finetune/finetune.sh`."""
+    recipe = load_recipe(name)
+    if name.startswith("imagenet224/"):
+        assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.image_size) == ([30, 15, 15, 5], 0.1, 160, 224)
+    else:
+        assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.image_size) == (100, 0.0012, 10, 448)
+        assert recipe.classifier_lr_scale == (5 if recipe.head == "sr_sop" else "auto")
+    assert (recipe.momentum, recipe.weight_decay, recipe.optimizer) == (0.9, 1e-4, "sgd")
+    assert f"{recipe.head}_{recipe.backbone}" == name.split("/")[1]
+    assert "# cost:" in recipe_text(name)
+    assert "# published" in recipe_text(name)
+
+
+def test_the_five_backbones_of_the_brief_have_three_heads():
+    assert len([name for name in FULL_SIZE if name.startswith("imagenet224/")]) == 15
 
 
 def test_places_recipes_are_for_100_pixels():
