@@ -62,7 +62,7 @@ SIGNATURES = {
     "gmsop.probe.SecondOrderPooling": "dim=64 num_iters=3 root='newton_schulz' normalize=True",
     "gmsop.train": (
         "recipe data out resume=None progress=False allow_changes=False devices='auto' num_nodes=1 accelerator='auto' "
-        "wandb=None"
+        "wandb=None data_options=None"
     ),
     "gmsop.write_report": "runs page data=None images=2000 progress=False",
     "gmsop.ops.second_order_pool": "x num_iters=3",

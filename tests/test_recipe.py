@@ -198,7 +198,7 @@ def test_a_scale_that_cannot_work(factor):
         Recipe().scaled(factor)
 
 
-@pytest.mark.parametrize("name", [n for n in recipe_names() if not n.startswith("demo/")])
+@pytest.mark.parametrize("name", PUBLISHED + FULL_SIZE)
 def test_published_recipes_have_no_modern_option(name):
     recipe, plain = load_recipe(name), Recipe()
     modern = ("warmup_epochs", "accumulate", "nesterov", "label_smoothing", "mixup", "cutmix", "crop_padding",

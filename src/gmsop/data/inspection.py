@@ -1,9 +1,11 @@
 """Say what a packed set holds: sizes, balance, statistics, images that are in both splits; and draw a sheet of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gmsop.data.duplicates import Equal, count_equal, equal_groups, mark_images
@@ -97,15 +99,24 @@ def contact_sheet(path: str | Path, file: str | Path, split: str = "train", coun
     """
     dataset = PackedDataset(path, split, verify=False)
     drawn = np.random.default_rng(seed).permutation(len(dataset))[:count]
-    side, line, columns = max(96, dataset.image_size), 14, 8
-    rows = -(-max(1, len(drawn)) // columns)
+    names = [dataset.class_names[dataset.labels[index]] for index in drawn]
+    draw_sheet([dataset.images[index] for index in drawn], names, file)
+
+
+def draw_sheet(images: Sequence[NDArray[np.uint8]], names: Sequence[str], file: str | Path) -> None:
+    """Write a PNG of images (S, S, 3) uint8, eight per row, each with a name below.
+
+    Raises:
+        WriteError: `file` cannot be written.
+    """
+    side, line, columns = max([96, *(len(image) for image in images[:1])]), 14, 8
+    rows = -(-max(1, len(images)) // columns)
     sheet = Image.new("RGB", (columns * (side + 4), rows * (side + line + 4)), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, index in enumerate(drawn.tolist()):
-        pixels, label = dataset[index]
+    for place, (pixels, said) in enumerate(zip(images, names, strict=True)):
         left, top = place % columns * (side + 4) + 2, place // columns * (side + line + 4) + 2
         sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (left, top))
-        name = dataset.class_names[label].encode("ascii", "replace").decode()  # Pillow's font may lack other letters
+        name = said.encode("ascii", "replace").decode()  # Pillow's font may lack other letters
         draw.text((left, top + side + 1), name[: side // 6], fill="black")
     with writing(file) as temporary:
         sheet.save(temporary, format="PNG")

@@ -1,6 +1,8 @@
 """Write the page: what it says about each run, and how the runs compare."""
 
+import base64
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmsop.data import PackedDataset
+from gmsop.data.data_options import DataOptions
+from gmsop.data.photographs import Photographs
+from gmsop.data.preprocess import Preprocess
+from gmsop.data.timm_sources import Stream
+from gmsop.data.training_images import find_training_images
 from gmsop.engine.messages import duration
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation.intervals import wilson_interval
@@ -94,7 +101,7 @@ def _row(label: str, folder: RunFolder) -> dict[str, Any]:
     results = [r for r in published.RESULTS if r.model == folder.recipe["model"]]
     return {
         "label": label,
-        "model": folder.recipe["model"],
+        "model": folder.recipe["model"] or _on_backbone(folder.recipe),
         "parameters": f"{folder.parameters:,}",
         "epochs": f"{done}" if done == planned else f"{done} of {planned}",
         "best_epoch": folder.best_epoch + 1,
@@ -106,6 +113,10 @@ def _row(label: str, folder: RunFolder) -> dict[str, Any]:
         "time": duration(folder.seconds) if folder.timing else "",
         "published": [_published(r) for r in results],
     }
+
+
+def _on_backbone(recipe: dict[str, Any]) -> str:
+    return f"{recipe.get('head')} on {recipe.get('backbone')}"
 
 
 def _published(result: published.Result) -> str:
@@ -157,10 +168,32 @@ def _details(label: str, folder: RunFolder, data: str | Path | None, images: int
         "samples": samples,
         "why_no_samples": why_not,
         "worst": _worst(folder),
+        "pictures": _pictures(folder.path),
         "starts": folder.starts,
         "skipped": int(sum(row.get("train/skipped_passes", 0) for row in folder.metrics.values())),
         "recipe": yaml.safe_dump(folder.recipe, sort_keys=False),
     }
+
+
+PICTURES = {
+    "augmented.png": "Training images as the network sees them, before mixup or cutmix",
+    "learning_rate.png": "Learning rate",
+}
+"""Pictures in a run's folder that the page shows, with what is said of them."""
+LARGEST_PICTURE = 2**24
+"""Bytes of a picture that is shown."""
+
+
+def _pictures(folder: Path) -> list[tuple[str, str]]:
+    """Return what is said of each picture in the folder, and its PNG in a data URL."""
+    found = []
+    for name, caption in PICTURES.items():
+        file = folder / name
+        if file.is_file() and not file.is_symlink() and file.stat().st_size <= LARGEST_PICTURE:
+            content = file.read_bytes()
+            if content.startswith(b"\x89PNG"):
+                found.append((caption, "data:image/png;base64," + base64.b64encode(content).decode()))
+    return found
 
 
 def _heat_rows(folder: RunFolder) -> tuple[list[int], str]:
@@ -184,7 +217,7 @@ def _samples(folder: RunFolder, data: str | Path | None, images: int, progress: 
     if path is None:
         return [], "The run does not say what it was trained on; --data names a packed set."
     try:
-        dataset = PackedDataset(path, "val")
+        dataset = _val_set(path, folder)
     except DataError as error:
         if data:
             raise
@@ -192,6 +225,27 @@ def _samples(folder: RunFolder, data: str | Path | None, images: int, progress: 
     if dataset.class_names != folder.class_names:
         return [], f"The classes of {path} are not those of the run; --data names another set."
     return favourites(folder.model, dataset, images, progress=progress), ""
+
+
+def _val_set(path: str | Path, folder: RunFolder) -> PackedDataset | Photographs:
+    """Open the images that a run was validated on, as its model sees them.
+
+    Raises:
+        DataError: they are not there any more, or are those of a stream.
+    """
+    if folder.recipe.get("images", "squares") == "squares":
+        return PackedDataset(path, "val")
+    said = folder.starts[-1].get("data_options", {}) if folder.starts else {}
+    known = {f.name for f in fields(DataOptions)}
+    try:
+        options = DataOptions(**{k: v for k, v in dict(said).items() if k in known})
+        images = find_training_images(str(path), options).val
+    except (ConfigError, TypeError, ValueError) as error:
+        raise DataError(str(error)) from error
+    if isinstance(images, Stream):
+        raise DataError("a stream, of which no image can be asked for")
+    how = Preprocess.of(folder.model.pretrained_cfg)
+    return Photographs(images, "val", how.fit, how.image_size)
 
 
 def _worst(folder: RunFolder) -> list[dict[str, str]]:

@@ -4,10 +4,12 @@ import base64
 import io
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 
 from gmsop.data import PackedDataset
+from gmsop.data.photographs import Photographs
 from gmsop.data.preprocess import Preprocess
 from gmsop.models.classifier import PooledClassifier
 from gmsop.utils.progress import progress_bar
@@ -25,7 +27,7 @@ class Sample(NamedTuple):
 
 @torch.inference_mode()
 def favourites(
-    model: PooledClassifier, dataset: PackedDataset, images: int, count: int = 6, progress: bool = False
+    model: PooledClassifier, dataset: PackedDataset | Photographs, images: int, count: int = 6, progress: bool = False
 ) -> list[list[Sample]]:
     """Return for each component the `count` images with its largest gates, best first.
 
@@ -36,14 +38,14 @@ def favourites(
     gates = []
     with progress_bar(progress) as bar:
         for some in bar.track(rows.split(64), description="sample images"):
-            pixels = torch.from_numpy(dataset.images[some.numpy()])
+            pixels = torch.from_numpy(np.array(dataset.batch(some.numpy())[0]))
             _, routing = model(prepared.input(pixels, dtype), return_routing=True)
             gates.append(routing.dense)
     weight = torch.cat(gates)
     best = weight.topk(min(count, len(rows)), dim=0)
     return [
         [
-            Sample(value, dataset.class_names[int(dataset.labels[row])], _png(dataset.images[row]))
+            Sample(value, dataset.class_names[int(dataset.labels[row])], _png(dataset.batch(np.array([row]))[0][0]))
             for value, row in zip(values.tolist(), rows[order].tolist(), strict=True)
             if value > 0
         ]

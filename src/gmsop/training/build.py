@@ -14,6 +14,7 @@ from gmsop.errors import ConfigError
 from gmsop.evaluation.error_rates import require_share
 from gmsop.training.averaging import Averaging
 from gmsop.training.checkpoints import CheckpointFiles, CheckpointWriter
+from gmsop.training.early_warnings import EarlyWarnings
 from gmsop.training.epoch_lines import EpochLines
 from gmsop.training.first_look import prepare_start
 from gmsop.training.image_sets import workers_of
@@ -63,6 +64,7 @@ def build(plan: Plan, machines: Machines, wandb: str | None, progress: bool) -> 
     callbacks: list[Callback] = [writer, Signals(writer, slurm_environment())]
     if recipe.ema_decay:
         callbacks.append(Averaging(decay=recipe.ema_decay))
+    callbacks.append(EarlyWarnings())
     if progress:
         callbacks.append(EpochLines())
     trainer = make_trainer(

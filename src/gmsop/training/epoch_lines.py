@@ -44,8 +44,13 @@ class EpochLines(Callback):
         done = trainer.current_epoch + 1
         left = (time.perf_counter() - self._started) / max(1e-9, done - self._first) * (epochs - done)
         skipped = f"  {values['train/skipped_passes']:.0f} passes skipped" if "train/skipped_passes" in values else ""
+        replaced = len(getattr(trainer.train_dataloader, "replaced", ()))
+        unread = f"  {replaced} unreadable images passed over" if replaced else ""
         task.print(
             f"epoch {done:{len(str(epochs))}}/{epochs}  loss {values['train/loss']:.3f}  "
             f"validation: top-1 error {values['val/top1_error']:5.2f} %, top-5 {values['val/top5_error']:5.2f} %  "
-            f"{task.clock.speed:,.0f} images/s" + (f"  {duration(left)} left" if done < epochs else "") + skipped
+            f"{task.clock.speed:,.0f} images/s"
+            + (f"  {duration(left)} left" if done < epochs else "")
+            + skipped
+            + unread
         )

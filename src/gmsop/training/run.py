@@ -14,6 +14,7 @@ from gmsop.evaluation.error_rates import Evaluation
 from gmsop.training.build import Built, Machines, build
 from gmsop.training.checkpoints import LAST
 from gmsop.training.plan import Plan, make_plan
+from gmsop.training.preview import parameter_table, write_preview
 from gmsop.training.recipe import Recipe
 from gmsop.training.resume import where_it_goes_on
 from gmsop.training.run_files import alone_in, begin_folder, finish_folder, seconds_of
@@ -100,6 +101,12 @@ def train(
             about = {"data_options": options} if options else {}
             about |= {"start": plan.start.to_dict()} if plan.start else {}
             begin_folder(out, recipe, str(data), ranks, plan.path, plan.checkpoint, wandb, plan.held_out, about)
+            table = parameter_table(plan, built.task.classifier_share)
+            if progress:
+                print(table, flush=True)
+            if plan.checkpoint is None:
+                steps = -(-len(built.train_batches) // recipe.accumulate)
+                write_preview(plan, built.task, steps, table)
         _fit(built, plan)
         if built.trainer.is_global_zero:
             finish_folder(out, recipe)

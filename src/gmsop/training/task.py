@@ -116,12 +116,7 @@ class TrainingTask(EvaluationTask):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         recipe = self.recipe
         images, labels = batch
-        inputs = self.prepare(augment_pixels(images, recipe))
-        if recipe.images == "squares":  # photographs come flipped
-            inputs = random_flip(inputs, recipe.flip)
-        if self._erasing is not None:
-            self._erasing.device = inputs.device
-            inputs = self._erasing(inputs)
+        inputs = self.augmented(images)
         inputs, targets = mix(inputs, labels, recipe, self.model.num_classes)
         logits, routing = self.model(inputs, return_routing=True)
         cross_entropy = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
@@ -141,6 +136,16 @@ class TrainingTask(EvaluationTask):
             self.totals.update(cross_entropy, logits, labels, routing, balance)
         share = len(labels) / self._images_of_step(index, len(labels))
         return loss * (recipe.accumulate * share)  # Lightning divides by `accumulate`
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Turn uint8 images (b, S, S, 3) into the model's input, with what the recipe changes at random."""
+        inputs = self.prepare(augment_pixels(images, self.recipe))
+        if self.recipe.images == "squares":  # photographs come flipped
+            inputs = random_flip(inputs, self.recipe.flip)
+        if self._erasing is not None:
+            self._erasing.device = inputs.device
+            inputs = self._erasing(inputs)
+        return inputs
 
     def _images_of_step(self, index: int, images: int) -> int:
         """Return how many images this rank has in all passes of a step, of which one pass has `images`.

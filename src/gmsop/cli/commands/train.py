@@ -124,7 +124,9 @@ def run(args: Namespace) -> None:
     weights = folder / WEIGHTS
     weights_there = weights.exists()
     if first:
-        out.print(f"{recipe.label}, {recipe.total_epochs} epochs -> {folder}", markup=False)
+        out.print(
+            f"{recipe.label}, {recipe.total_epochs} epoch{'s' * (recipe.total_epochs > 1)} -> {folder}", markup=False
+        )
     try:
         done = train(
             recipe,
