@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from before.before_set import make_set
+from before.ten_steps import machine, ten_steps
 from compare import relative_error
 from gmsop.cli import main
 from gmsop.weights import load_model
@@ -41,3 +42,19 @@ def test_a_run_stopped_within_an_epoch_goes_on(tmp_path):
         assert {k: float(v) for k, v in row.items()} == pytest.approx(
             {k: float(v) for k, v in wanted.items()}, rel=1e-3
         )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "imagenet64/gm_sop_16_8_resnet18",
+        "imagenet64/gm_gap_16_8_resnet18_flips_added",
+        "places365/sr_sop_resnet18",
+    ],
+)
+def test_ten_steps_of_a_published_row_end_with_the_same_bits(row, tmp_path):
+    """All 21: `python tests/before/ten_steps.py`, which writes the file that this compares with."""
+    expected = json.loads((BEFORE / "ten_steps.json").read_text())
+    if expected["machine"] != machine():
+        pytest.skip(f"written on another processor or PyTorch: {expected['machine']}")
+    assert ten_steps(row, tmp_path) == expected["rows"][row]

@@ -26,7 +26,14 @@ ROWS = [name for name in recipe_names() if name.startswith(("imagenet64/", "plac
 def machine() -> dict[str, str]:
     """On another processor, or another version of PyTorch, sums may be in another order."""
     found = describe_environment()
-    return {"processor": found["processor"], "torch": found["packages"]["torch"]}
+    if not Path("/proc/cpuinfo").is_file():
+        return {"processor": found["processor"]}
+    flags = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")][:1]
+    return {
+        "processor": found["processor"],
+        "instructions": hashlib.sha256("".join(flags).encode()).hexdigest()[:16],
+        "torch": found["packages"]["torch"],
+    }
 
 
 def ten_steps(name: str, folder: Path) -> dict[str, float | str]:
