@@ -18,7 +18,8 @@ class UnknownNameError(GmsopError, LookupError):
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownNameError":
         known = sorted(known)
-        near = get_close_matches(name, known, n=3, cutoff=0.4)
+        begun = sorted((each for each in known if name and each.startswith(name)), key=len)
+        near = list(dict.fromkeys([*begun, *get_close_matches(name, known, n=3, cutoff=0.4)]))[:3]
         hint = f"Nearest: {', '.join(near)}." if near else f"Known: {', '.join(known)}."
         return cls(f"unknown {kind} {name!r}. {hint}")
 

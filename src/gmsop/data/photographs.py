@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from gmsop.data.image_folder import unread
 from gmsop.data.labelled_images import LabelledImages
@@ -105,15 +106,20 @@ class Photographs:
 
 @contextmanager
 def drawing_from(*place: int) -> Iterator[None]:
-    """Seed the generators of Python, NumPy and PyTorch by these numbers, and put them back at the end."""
-    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    seeds = np.random.SeedSequence(place).generate_state(3).tolist()
-    random.seed(seeds[0])
-    np.random.seed(seeds[1])
-    torch.default_generator.manual_seed(seeds[2])
+    """Seed the generators of Python, NumPy and PyTorch by these numbers.
+
+    They are put back at the end, but for processes that only read images, where nobody else draws.
+    """
+    only_reads = get_worker_info() is not None
+    if not only_reads:
+        before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    random.seed(repr(place))
+    np.random.seed(random.getrandbits(32))
+    torch.default_generator.manual_seed(random.getrandbits(63))
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.random.set_rng_state(before[2])
+        if not only_reads:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.random.set_rng_state(before[2])
