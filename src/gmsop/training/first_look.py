@@ -1,6 +1,7 @@
 """Look at some training images before the first step: for a reduction's start, and for the classifier's rate."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -20,8 +21,6 @@ from gmsop.training.plan import Plan
 from gmsop.training.recipe import Recipe
 
 IMAGES, BATCH = 256, 32
-SAFETY = 4.0
-"""Times that the classifier's rate stays below the limit, which holds for the start and for full batches."""
 
 
 def prepare_start(plan: Plan, device: torch.device, loader: Any) -> float | None:
@@ -36,26 +35,23 @@ def prepare_start(plan: Plan, device: torch.device, loader: Any) -> float | None
     model, recipe = plan.model, plan.recipe
     reductions = [(place, pool) for place, pool in enumerate(_pools(model)) if getattr(pool, "init", None) == "pca"]
     is_auto = recipe.classifier_lr_scale == "auto"
-    if is_auto and not optimizer_of(recipe).follows_gradient:
-        if is_first_process():
-            print(f"classifier_lr_scale auto: 1: the size of {recipe.optimizer}'s steps does not follow the gradient's")
-        is_auto = False
-        if not reductions:
-            return 1.0
-    if not reductions and not is_auto:
-        return 1.0 if recipe.classifier_lr_scale == "auto" else None
-    batches = [images.to(device) for images in _some_images(plan, loader)]
-    if recipe.pretrained or recipe.init is not None:
-        _start_reductions(model, device, reductions, batches)
-    if not is_auto:
-        return 1.0 if recipe.classifier_lr_scale == "auto" else None
-    share, size, limit = classifier_share(model, recipe, plan.frozen, batches)
+    limit = optimizer_of(recipe).classifier_limit
+    if is_auto and limit is None and is_first_process():
+        print(f"classifier_lr_scale auto: 1: how large a step of {recipe.optimizer} may be is not known", flush=True)
+    wants_share = is_auto and limit is not None
+    if wants_share or (reductions and recipe.has_weights):
+        batches = [images.to(device) for images in _some_images(plan, loader)]
+        if recipe.has_weights:
+            _start_reductions(model, device, reductions, batches)
+    if not is_auto or limit is None:
+        return 1.0 if is_auto else None
+    inputs = classifier_inputs(model, recipe, plan.frozen, batches)
+    rate = limit(inputs, model.num_classes, recipe.momentum)
+    if not math.isfinite(rate) or rate <= 0:
+        raise ConfigError(f"classifier_lr_scale auto: its inputs allow a rate of {rate}; give a number")
+    share = min(1.0, rate / (recipe.lr * recipe.head_lr_scale))
     if is_first_process():
-        print(
-            f"classifier_lr_scale auto: {share:.3g} (mean square of the classifier's inputs {size:,.0f}, largest safe "
-            f"rate {limit:.3g})",
-            flush=True,
-        )
+        print(f"classifier_lr_scale auto: {share:.3g} (its inputs allow a rate of {rate:.3g})", flush=True)
     return share
 
 
@@ -100,19 +96,10 @@ def _map_of(model: PooledClassifier, features: Any, place: int) -> Tensor:
 
 
 @torch.no_grad()
-def classifier_share(
-    model: PooledClassifier, recipe: Recipe, frozen: list[nn.Parameter], batches: list[Tensor]
-) -> tuple[float, float, float]:
-    """Return the classifier's share of the learning rate, the mean square of its inputs, and the largest rate.
-
-    While predictions are uniform over C classes, the curvature of the mean cross-entropy along the classifier's weights
-    is (1/C) times the largest eigenvalue of E[x x^T], x being its inputs. Gradient descent with momentum m overshoots
-    at rates above 2 (1 + m) / curvature. In training the eigenvalue grows towards the mean square, E|x|^2, which
-    bounds it; so that is taken for it, and a quarter of the rate.
-
-    Raises:
-        ConfigError: the inputs are not finite.
-    """
+def classifier_inputs(
+    model: PooledClassifier, recipe: Recipe, frozen: Sequence[nn.Parameter], batches: list[Tensor]
+) -> Tensor:
+    """Return what the classifier sees of the images (n, V), as in training but without dropout."""
     device = batches[0].device
     with _as_before(model), _on(model, device):
         set_learning(model, recipe, frozen, 0)
@@ -120,17 +107,12 @@ def classifier_share(
             if isinstance(module, nn.Dropout):
                 module.eval()
         prepared = Preprocess.of(model.pretrained_cfg)
-        sizes = []
-        for images in batches:
-            inputs = model.forward_head(model.forward_features(prepared.input(images)), pre_logits=True)
-            sizes.append(inputs.double().square().sum(1).mean().item())
-    size = float(np.mean(sizes))
-    if not np.isfinite(size) or size <= 0:
-        raise ConfigError(
-            f"classifier_lr_scale auto: the classifier's inputs have a mean square of {size}; give a number"
+        return torch.cat(
+            [
+                model.forward_head(model.forward_features(prepared.input(images)), pre_logits=True).float().cpu()
+                for images in batches
+            ]
         )
-    limit = 2 * (1 + recipe.momentum) * model.num_classes / size / SAFETY
-    return min(1.0, limit / recipe.lr), size, limit
 
 
 @contextmanager

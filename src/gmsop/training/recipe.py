@@ -102,7 +102,7 @@ class Recipe:
             deviation, 1 for those that are. So that the network learns as without it, the stem's learning rate is
             divided as well (SGD: by its square; AdamW: by it, and the weight decay is multiplied by it).
         classifier_lr_scale: share of the learning rate that the linear classifier gets; 1 as published. "auto": what
-            its inputs allow, computed before training (SGD): with few classes a mixture's classifier wants less.
+            its inputs allow (SGD, AdamW), computed before training: with few classes a mixture's wants less.
         head_lr_scale: learning rate of all that is not the backbone, in shares of lr; 5 as fast MPN-COV fine-tunes.
         layer_decay: the learning rate of a layer is this share of that of the layer after it; 1: all the same.
         decay_norms_and_biases: weight decay holds for norms and biases, too, as published.

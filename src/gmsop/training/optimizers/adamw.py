@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from gmsop.training.optimizers.registry import register_optimizer
 from gmsop.training.recipe import Recipe
 
@@ -20,4 +22,12 @@ def rescaled(rate: float, weight_decay: float, scale: float) -> tuple[float, flo
     return rate / scale, weight_decay * scale
 
 
-register_optimizer("adamw", "adamw", settings, rescaled)
+def classifier_limit(inputs: Tensor, num_classes: int, momentum: float) -> float:
+    """Return the rate at which a first step changes a logit by 1.
+
+    A step is as large as the rate in every weight, whatever the gradient, so a logit changes by up to rate * |x|_1.
+    """
+    return 1 / inputs.double().abs().sum(1).mean().item()
+
+
+register_optimizer("adamw", "adamw", settings, rescaled, classifier_limit)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from gmsop.training.recipe import Recipe
 from gmsop.utils.registry import Registry
 
@@ -20,8 +22,9 @@ class Optimizer:
     rescaled: Callable[[float, float, float], tuple[float, float]] | None
     """`rescaled(rate, weight_decay, scale)`: rate and weight decay with which filters divided by `scale` learn the same
     function as whole ones on inputs divided by it; None: it is not known how."""
-    follows_gradient: bool = False
-    """Whether a step is as large as the gradient is, so that the curvature bounds the rate."""
+    classifier_limit: Callable[[Tensor, int, float], float] | None = None
+    """`classifier_limit(inputs, num_classes, momentum)`: the rate that a linear classifier with these inputs (B, V) can
+    take at the start; None: it is not known."""
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", "gmsop.training.optimizers")
@@ -32,11 +35,11 @@ def register_optimizer(
     timm_name: str,
     settings: Callable[[Recipe, float], dict[str, Any]],
     rescaled: Callable[[float, float, float], tuple[float, float]] | None,
-    follows_gradient: bool = False,
+    classifier_limit: Callable[[Tensor, int, float], float] | None = None,
 ) -> None:
     """Register an optimiser; see `Optimizer` for the arguments.
 
     Raises:
         ConfigError: the name is taken.
     """
-    OPTIMIZERS.add(name, Optimizer(name, timm_name, settings, rescaled, follows_gradient))
+    OPTIMIZERS.add(name, Optimizer(name, timm_name, settings, rescaled, classifier_limit))
