@@ -13,7 +13,7 @@ test: .venv/installed-dev lint ## everything CI runs
 
 test-oldest: ## the tests on the oldest versions that pyproject.toml allows
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --disable-pip-version-check -c tests/oldest.txt -e . 'pytest<9.2' pytest-xdist build hatchling scikit-learn pandas
+	.venv-oldest/bin/python -m pip install --disable-pip-version-check -c tests/oldest.txt -e . 'pytest<9.2' pytest-xdist build hatchling scikit-learn pandas datasets webdataset
 	.venv-oldest/bin/python -m pytest
 
 # TorchScript is left out, and so is the test that downloads weights. -c: timm's settings name plugins that are not here.

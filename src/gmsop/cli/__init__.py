@@ -36,7 +36,12 @@ class Parser(ArgumentParser):
         options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if not options:
             super().error(message, ex)
-        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        known = [
+            name
+            for action in self._actions
+            for name in action.option_strings
+            if name.startswith("--") and name[-1] != "+"
+        ]
         for option in options:
             err.print(f"gmsop: error: {UnknownNameError.of('option', option, known)}", markup=False)
         own = self.prog.replace(" [options]", "")

@@ -81,6 +81,8 @@ def _recipe_of(argv: Sequence[str]) -> "Recipe":
         recipe.backbone, recipe.head, recipe.pretrained = "", "", False
     elif _value_of(argv, "--backbone") and recipe.model:
         recipe.model = ""
+    if _value_of(argv, "--init"):
+        recipe.pretrained = False
     return recipe
 
 
