@@ -253,9 +253,8 @@ class Recipe:
         if self.pretrained and not self.backbone:
             raise ConfigError(f"recipe: pretrained is for a backbone; no weights are hosted for {self.model}: see init")
         if self.backbone and self.stem_scale != 1:
-            raise ConfigError(
-                f"recipe: stem_scale is {self.stem_scale:g}; a backbone of timm's wants 1: see the recipe finetune/default"
-            )
+            found = f"recipe: stem_scale is {self.stem_scale:g}"
+            raise ConfigError(f"{found}; a backbone of timm's wants 1: see the recipe finetune/default")
 
     def _check_images(self) -> None:
         whole, single = ("crop_padding", "randaugment"), (
