@@ -249,7 +249,9 @@ class Run:
         assert cls.folder is not None
         train_set = PackedDataset(cls.folder / "set", "train")
         load_model(folder / "last.ckpt")
-        open_checkpoint(folder / "last.ckpt", fresh_model(cls.recipe, train_set), cls.recipe, train_set, False)
+        open_checkpoint(
+            folder / "last.ckpt", fresh_model(cls.recipe, train_set), cls.recipe, train_set.fingerprint, False
+        )
 
 
 TENSORS = (torch.zeros(0), torch.full((3, 2), torch.nan), torch.ones(1, dtype=torch.int8))

@@ -9,7 +9,7 @@ Memory does not grow with the set: pages are read when their images are, and sha
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,11 @@ class PackedDataset(Dataset[tuple[Image, int]]):
         """Return S, the images' height and width in pixels."""
         return int(self.meta["image_size"])
 
+    @property
+    def fingerprint(self) -> str:
+        """Return the checksums of the set's images and labels, all splits together."""
+        return fingerprint_of(self.meta)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -108,6 +113,11 @@ class PackedDataset(Dataset[tuple[Image, int]]):
     def batch(self, rows: NDArray[np.int64]) -> tuple[Image, NDArray[np.int64]]:
         """Return images (k, S, S, 3) and labels (k,)."""
         return self.images[rows], self.labels[rows]
+
+
+def fingerprint_of(meta: Mapping[str, Any]) -> str:
+    """Return the checksums of a packed set's images and labels, from its description."""
+    return ":".join(meta["sha256"][name] for name in ("images.npy", "labels.npy"))
 
 
 def require_names(names: Sequence[str], count: int, where: Path) -> None:

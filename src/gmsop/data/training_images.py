@@ -15,7 +15,7 @@ from gmsop.data.data_options import DataOptions
 from gmsop.data.image_files import image_classes, split_folder
 from gmsop.data.image_readers import ImageFiles, SomeImages
 from gmsop.data.labelled_images import LabelledImages, find_images
-from gmsop.data.packed import read_meta
+from gmsop.data.packed import fingerprint_of, read_meta
 from gmsop.data.timm_sources import Stream, find_stream, find_timm_images, is_stream, is_timm_source, labels_in_range
 from gmsop.errors import ConfigError, DataError, DataWarning, GmsopError
 from gmsop.utils.text import printable, read_lines
@@ -208,8 +208,7 @@ def _require_all_classes(train: LabelledImages, val: LabelledImages, drawn: bool
 def _fingerprint(images: LabelledImages) -> str:
     """Return a checksum of the images' names, sizes and classes, or of a packed set's pixels."""
     if (images.path / "meta.json").is_file():
-        checksums = read_meta(images.path)["sha256"]
-        return ":".join(checksums[name] for name in ("images.npy", "labels.npy"))
+        return fingerprint_of(read_meta(images.path))
     mark = hashlib.sha256("\0".join([*images.class_names, "", *images.names]).encode("utf-8", "surrogateescape"))
     mark.update(images.labels.tobytes())
     reader: Any = images.reader

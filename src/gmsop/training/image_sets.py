@@ -81,8 +81,7 @@ def _squares(recipe: Recipe, data: str, options: DataOptions, is_packed: bool) -
             f"{train.path} holds images of {train.image_size} pixels, the recipe is for {recipe.image_size}; "
             f"pass --image_size {train.image_size} to train on them all the same"
         )
-    mark = ":".join(train.meta["sha256"][name] for name in ("images.npy", "labels.npy"))
-    return Found(train.class_names, mark, train.meta, (train, val), None, options)
+    return Found(train.class_names, train.fingerprint, train.meta, (train, val), None, options)
 
 
 def _holds_images(path: Path) -> bool:
