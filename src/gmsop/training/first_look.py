@@ -117,13 +117,16 @@ def classifier_inputs(
 
 @contextmanager
 def _as_before(model: nn.Module) -> Iterator[None]:
-    """Put modes and statistics of a model back at the end, and the generators."""
+    """Put modes and statistics of a model back at the end, what learns, and the generators."""
+    learns = {p: p.requires_grad for p in model.parameters()}
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng():
         try:
             yield
         finally:
+            for p, before in learns.items():  # else what is frozen at first would be missing from the optimiser
+                p.requires_grad_(before)
             for module, mode in modes.items():
                 module.training = mode
             for name, buffer in model.named_buffers():
