@@ -50,7 +50,10 @@ SIGNATURES = {
     "gmsop.evaluate": (
         "model dataset batch_size=256 num_workers=0 precision='32-true' progress=False devices=1"
     ),
-    "gmsop.predict": "model path top=5 exif_orientation=True",
+    "gmsop.predict": (
+        "model images top=5 exif_orientation=True batch_size=64 num_workers=None precision='32-true' devices='auto' "
+        "on_error='stop'"
+    ),
     "gmsop.probe.extract": (
         "backbone data out layers='auto' weights='auto' image_size=None batch_size=4 num_workers=None flip=False "
         "progress=False"

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from gmsop.data.class_names import require_one_spelling
@@ -113,6 +113,24 @@ def image_classes(folder: Path, progress: bool = False, may_be_empty: Iterable[s
 def image_folders(folder: Path) -> Files:
     """Return the image files of every folder below `folder`, by its place there, such as `apartment/outdoor`."""
     return {place: files for place, files in _listed(folder, False, lambda place: place)[0].items() if files}
+
+
+def folder_images(folder: Path) -> Iterator[str]:
+    """Yield the paths of all image files in a folder and in those within it, folder by folder, in order of their names.
+
+    Hidden files and folders, and those that file managers leave, are passed over.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    for place, names in walk(folder, _refuse, _is_foreign, in_order=True):
+        yield from (f"{place}{os.sep}{name}" for name in sorted(names) if is_image_name(name))
+
+
+def is_image_name(path: str) -> bool:
+    """Return whether the extension is one of an image's, and no folder on the way is hidden or a file manager's."""
+    *folders, name = path.split("/")
+    return _extension(name) in EXTENSIONS and not any(_is_foreign(each) for each in folders if each not in (".", ".."))
 
 
 def _listed(folder: Path, progress: bool, group: Callable[[str], str]) -> tuple[Files, dict[str, set[str]]]:

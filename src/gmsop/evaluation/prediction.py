@@ -1,54 +1,151 @@
-"""Classify single image files."""
+"""Classify images: one, or as many as come."""
 
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
+from gmsop.data.image_sources import AnyImage, FoundImage, image_of
 from gmsop.data.preprocess import Preprocess
 from gmsop.errors import ConfigError, DataError
+from gmsop.evaluation.batches import Batch, in_batches
 from gmsop.models.classifier import PooledClassifier
 from gmsop.nn import Routing
-from gmsop.utils.text import printable
 
 
-class Prediction(NamedTuple):
+@dataclass(frozen=True)
+class Prediction:
     """Holds a model's answer for one image."""
 
     classes: list[tuple[str, float]]
     """The likeliest classes with their probabilities, best first."""
-    components: list[tuple[int, float]] | None
+    components: list[tuple[int, float]] | None = None
     """The components the gate chose (from 0) with their weights, best first; None without a gate."""
+    name: str = field(default="", compare=False)
+    """The image's path, or its number where it has none."""
+    error: str | None = None
+    """Why the image could not be read, where those are passed over; there are no classes then."""
 
 
-def predict(model: PooledClassifier, path: str | Path, top: int = 5, exif_orientation: bool = True) -> Prediction:
-    """Classify one image file, prepared as `model.pretrained_cfg` says.
+@overload
+def predict(  # type: ignore[overload-overlap] # a text is an image's path, not texts of one letter
+    model: PooledClassifier, images: AnyImage, top: int = ..., exif_orientation: bool = ...
+) -> Prediction: ...
+
+
+@overload
+def predict(
+    model: PooledClassifier,
+    images: Iterable[AnyImage],
+    top: int = ...,
+    exif_orientation: bool = ...,
+    *,
+    batch_size: int = ...,
+    num_workers: int | None = ...,
+    precision: str = ...,
+    devices: str | Sequence[str | torch.device] = ...,
+    on_error: str = ...,
+) -> Iterator[Prediction]: ...
+
+
+def predict(
+    model: PooledClassifier,
+    images: AnyImage | Iterable[AnyImage],
+    top: int = 5,
+    exif_orientation: bool = True,
+    *,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    precision: str = "32-true",
+    devices: str | Sequence[str | torch.device] = "auto",
+    on_error: str = "stop",
+) -> Prediction | Iterator[Prediction]:
+    """Classify images, prepared as `model.pretrained_cfg` says.
 
     Args:
+        images: one image (a path, an image of Pillow, or uint8 pixels (H, W, 3)), or any number of them, of which no
+            more than a few batches are held at a time.
         top: how many classes to return.
-        exif_orientation: turn the image as its EXIF data says, as viewers do.
+        exif_orientation: turn files as their EXIF data says, as viewers do.
+        batch_size: images at a time on each device.
+        num_workers: threads that decode; None: as many as there are processors.
+        precision: "32-true", "bf16-mixed", "16-mixed" or "64-true".
+        devices: "auto", a number of GPUs, or devices of PyTorch; they take turns, batch by batch.
+        on_error: "stop" at an image that cannot be read, or "skip" it: its prediction then has an `error`.
+
+    Returns:
+        For one image its prediction, for several an iterator over theirs, in their order.
 
     Raises:
-        DataError: the file is missing or not an image.
-        ConfigError: the model has no classifier, or does not take RGB images.
+        DataError: an image is missing or none, and `on_error` is "stop".
+        ConfigError: the model has no classifier, or does not take RGB images; an argument that cannot be.
     """
+    if on_error not in ("stop", "skip"):
+        raise ConfigError(f"on_error is 'stop' or 'skip', got {on_error!r}")
+    settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "precision": precision}
+    settings |= {"devices": devices, "on_error": on_error}
+    if isinstance(images, str | Path | Image.Image | np.ndarray):
+        one = predicted(model, [image_of(images)], top, exif_orientation, **settings | {"num_workers": 0})
+        return next(one)
+    found = (image_of(each, index) for index, each in enumerate(images))
+    return predicted(model, found, top, exif_orientation, **settings)
+
+
+def predicted(
+    model: PooledClassifier,
+    images: Iterable[FoundImage],
+    top: int = 5,
+    exif_orientation: bool = True,
+    on_error: str = "stop",
+    **settings: Any,
+) -> Iterator[Prediction]:
+    """Classify found images: see `predict`. What is asked wrongly is refused now, not at the first image."""
     cfg = model.pretrained_cfg
     if model.num_classes < 1 or cfg["input_size"][0] != 3 or model.in_chans != 3:
         raise ConfigError("predict needs a model with a classifier that takes RGB images")
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{printable(str(path))}: " + ("a folder, not an image" if path.is_dir() else "no such file"))
+    if top < 1:
+        raise ConfigError(f"top must be at least 1, got {top}")
     preprocess = replace(Preprocess.of(cfg), exif_orientation=exif_orientation)
-    pixels = torch.tensor(preprocess.read(path))
-    with torch.inference_mode():
-        like = next(model.parameters())
-        images = preprocess.input(pixels[None].to(like.device), like.dtype)
-        logits, routing = model.eval()(images, return_routing=True)
-    probabilities = logits[0].float().softmax(0)
-    best = probabilities.topk(min(top, model.num_classes))
     names = cfg.get("label_names") or [str(i) for i in range(model.num_classes)]
-    chosen = None
+    count = min(top, model.num_classes)
+    batches = in_batches(model, images, lambda m, x: _answer(m, x, count), preprocess, **settings)
+    return _predictions(batches, names, on_error)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    classes: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    components: NDArray[np.int64] | None
+    weights: NDArray[np.float32] | None
+
+
+def _answer(model: PooledClassifier, inputs: Tensor, top: int) -> _Answer:
+    logits, routing = model(inputs, return_routing=True)
+    best = logits.float().softmax(1).topk(top)
+    chosen, weights = None, None
     if isinstance(routing, Routing):
-        chosen = list(zip(routing.indices[0].tolist(), routing.gates[0].tolist(), strict=True))
-    return Prediction([(names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)], chosen)
+        chosen, weights = routing.indices.cpu().numpy(), routing.gates.float().cpu().numpy()
+    return _Answer(best.indices.cpu().numpy(), best.values.cpu().numpy(), chosen, weights)
+
+
+def _predictions(batches: Iterator[Batch[_Answer]], labels: Sequence[str], on_error: str) -> Iterator[Prediction]:
+    for names, reasons, rows, answer in batches:
+        for name, reason, row in zip(names, reasons, rows, strict=True):
+            if reason is not None:
+                if on_error == "stop":
+                    raise DataError(reason)
+                yield Prediction([], None, name, reason)
+                continue
+            assert answer is not None
+            pairs = zip(answer.classes[row].tolist(), answer.probabilities[row].tolist(), strict=True)
+            components = None
+            if answer.components is not None and answer.weights is not None:
+                components = list(zip(answer.components[row].tolist(), answer.weights[row].tolist(), strict=True))
+            yield Prediction([(labels[i], p) for i, p in pairs], components, name)

@@ -25,7 +25,8 @@ from gmsop.probe.features import FORMAT, META, VERSION, Features, read_meta
 from gmsop.utils.files import beside, digest, require_space, to_disk, write_error
 from gmsop.utils.lock import Lock
 from gmsop.utils.progress import progress_bar
-from gmsop.weights.pretrained import fingerprint, load_backbone, pretrained_state
+from gmsop.weights.fingerprint import fingerprint
+from gmsop.weights.pretrained import load_backbone, pretrained_state
 
 EVERY = 16
 """Batches between two notes of how far the work is."""
@@ -85,7 +86,7 @@ def extract(
         "format": FORMAT,
         "version": VERSION,
         "backbone": backbone,
-        "weights": {"from": weights, "sha256": fingerprint(trunk)},
+        "weights": {"from": weights, "sha256": fingerprint(trunk.model)},
         "preprocess": {
             "image_size": how.image_size, "mean": list(how.mean), "std": list(how.std), "filter_name": how.filter_name,
             "exif_orientation": images.exif_orientation,

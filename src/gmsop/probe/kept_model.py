@@ -21,7 +21,8 @@ from gmsop.probe.features import Features
 from gmsop.probe.registry import PROBES
 from gmsop.probe.ridge import RidgePath
 from gmsop.probe.vectors import Block, balanced, off_diagonal_scale, pooled
-from gmsop.weights.pretrained import fingerprint, load_backbone
+from gmsop.weights.fingerprint import fingerprint
+from gmsop.weights.pretrained import load_backbone
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def fit_model(features: Features, comparison: Comparison, epochs: int = 20) -> P
     _, head, layer, outcome = comparison.winner
     rows = np.arange(len(features)) if features.is_test is None else np.flatnonzero(~features.is_test)
     trunk = frozen_backbone(features.backbone, features.layers, features.meta["weights"]["from"])
-    if fingerprint(trunk) != features.meta["weights"]["sha256"]:
+    if fingerprint(trunk.model) != features.meta["weights"]["sha256"]:
         raise ConfigError(f"the weights of {features.backbone} are not those that {features.path} was computed with")
     classes = len(features.class_names)
     if outcome.part is not None:

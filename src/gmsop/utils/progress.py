@@ -35,6 +35,9 @@ class _Lines(Progress):
         if time.monotonic() - self._said >= EVERY:
             self._said = time.monotonic()
             task = next(task for task in self.tasks if task.id == task_id)
+            if task.total is None:  # nobody knows how many are to come
+                self.console.print(f"{task.description} {task.completed:,.0f}, {_rate(task)}", markup=False)
+                return
             left = TimeRemainingColumn().render(task)
             self.console.print(f"{task.description} {task.percentage:.0f} %, {_rate(task)}, {left} left", markup=False)
 

@@ -1,6 +1,5 @@
 """Find pretrained weights of a timm backbone: timm's own, those of a package, or those of a file."""
 
-import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
@@ -141,12 +140,3 @@ def load_backbone(trunk: TimmBackbone, state: dict[str, Tensor] | None, source: 
             f"{source}: not the weights of this backbone: {what} ({', '.join((missing or wrong)[:4])})"
         )
     trunk.model.load_state_dict({name: state[name] for name in own})
-
-
-def fingerprint(trunk: TimmBackbone) -> str:
-    """Return a checksum of a backbone's tensors, names and shapes, in hexadecimal."""
-    mark = hashlib.sha256()
-    for name, value in sorted(trunk.model.state_dict().items()):
-        mark.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        mark.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return mark.hexdigest()

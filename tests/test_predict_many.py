@@ -1,0 +1,251 @@
+"""Predictions for many images: as for one, in order, whatever cannot be read, and gone on with after a kill."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from itertools import count, islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gmsop
+from gmsop.cli import main
+from gmsop.data.image_sources import find_images
+from gmsop.errors import ConfigError, DataError
+from gmsop.evaluation.outputs.registry import OUTPUT_FORMS
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = gmsop.create_model("gm_sop_4_2_tiny", num_classes=5).eval()
+    torch.nn.init.normal_(made.gate.weight)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    gmsop.save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Folders with 21 images, a file that is none, and hidden things."""
+    folder = tmp_path_factory.mktemp("many photos")
+    rng = np.random.default_rng(0)
+    for number in range(21):
+        place = folder / ("b" if number % 2 else "A a")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40 + number, 50, 3), np.uint8)).save(place / f"{number}.PNG")
+    (folder / "b" / "broken.jpg").write_bytes(b"nothing")
+    (folder / "b" / "notes.txt").write_text("no image")
+    (folder / ".hidden").mkdir()
+    Image.new("RGB", (9, 9)).save(folder / ".hidden" / "x.png")
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{"num_workers": 0}, {"num_workers": 3}, {"devices": ["cpu", "cpu"]}], ids=str)
+def test_many_are_as_each_alone(model, photos, settings):
+    paths = sorted(photos.glob("*/*.PNG"))
+    found = list(gmsop.predict(model, paths, 2, batch_size=4, **settings))
+    assert [each.name for each in found] == list(map(str, paths))
+    for path, each in zip(paths, found, strict=True):
+        alone = gmsop.predict(model, path, 2)
+        assert [name for name, _ in each.classes] == [name for name, _ in alone.classes]
+        assert [p for _, p in each.classes] == pytest.approx([p for _, p in alone.classes], abs=1e-5)
+        assert [n for n, _ in each.components] == [n for n, _ in alone.components]
+
+
+def test_images_of_pillow_and_pixels(model, photos):
+    path = next(photos.glob("*/0.PNG"))
+    image = Image.open(path)
+    by_path, by_image, by_pixels = gmsop.predict(model, iter([path, image, np.asarray(image)]))
+    for other in (by_image, by_pixels):
+        assert dict(other.classes) == pytest.approx(dict(by_path.classes), abs=1e-5)
+    assert gmsop.predict(model, np.asarray(image)).name == "image 0"
+    with pytest.raises(ConfigError, match="uint8"):
+        gmsop.predict(model, np.zeros((4, 4, 3)))
+    with pytest.raises(ConfigError, match="image 0: a path"):
+        list(gmsop.predict(model, [7]))
+
+
+def test_a_stream_without_end_is_read_as_needed(model):
+    taken = []
+
+    def pixels():
+        for number in count():
+            taken.append(number)
+            yield np.full((8, 8, 3), number % 256, np.uint8)
+
+    assert len(list(islice(gmsop.predict(model, pixels(), batch_size=2), 6))) == 6
+    assert len(taken) < 30
+
+
+def test_an_image_that_cannot_be_read(model, photos):
+    paths = [photos / "b" / "broken.jpg", photos / "b" / "1.PNG"]
+    with pytest.raises(DataError, match=r"broken\.jpg: not an image"):
+        list(gmsop.predict(model, paths))
+    broken, good = gmsop.predict(model, paths, on_error="skip")
+    assert "not an image" in broken.error
+    assert good.error is None
+    with pytest.raises(ConfigError, match="on_error"):
+        gmsop.predict(model, paths, on_error="ignore")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"num_workers": -1}, {"precision": "8"}, {"devices": "99"}, {"devices": "gpu:x"}],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_cannot_be(model, settings):
+    with pytest.raises(ConfigError):
+        list(gmsop.predict(model, [], **settings))
+
+
+def test_words_become_images_in_order(photos, tmp_path):
+    shard = tmp_path / "shard.tar.gz"
+    with tarfile.open(shard, "w:gz") as tar:
+        tar.add(photos / "b", "./inner")
+    listed = io.StringIO(f"{photos}/b/1.PNG\n\nnowhere.jpg\r\n")
+    words = [str(photos / "b" / "3.PNG"), str(photos), f"{photos}/*/1[0-2].PNG", str(shard), "-", str(tmp_path / "no*")]
+    names = [image.name for image in find_images(words, listed)]
+    assert names[0] == words[0]
+    folder = names[1:23]  # b has a broken one, too; hidden folders and other files do not count
+    assert folder == sorted(folder)
+    assert len({*folder}) == 22
+    assert [name.rpartition("/")[2] for name in names[23:26]] == ["10.PNG", "12.PNG", "11.PNG"]
+    inside = names[26:37]
+    assert all(name.startswith(f"{shard}/./inner/") for name in inside)
+    assert len(inside) == 11
+    assert names[37:] == [f"{photos}/b/1.PNG", "nowhere.jpg", str(tmp_path / "no*")]
+
+
+def test_a_damaged_shard_does_not_stop_the_others(model_file, photos, tmp_path, capsys):
+    (tmp_path / "x.tar").write_bytes(b"no tar file")
+    words = [str(model_file), str(tmp_path / "x.tar"), str(photos / "b" / "1.PNG"), "--json", "--top", "1"]
+    assert main(["predict", *words]) == 1
+    printed = capsys.readouterr()
+    assert "no tar file" in printed.err
+    first, second = map(json.loads, printed.out.splitlines())
+    assert "error" in first
+    assert len(second["class"]) == 1
+
+
+@pytest.mark.parametrize("form", [form.name for form in OUTPUT_FORMS])
+def test_every_form_says_the_same(model, model_file, photos, tmp_path, form, capsys):
+    pandas = pytest.importorskip("pandas")
+    out = tmp_path / f"new/answers{OUTPUT_FORMS[form].suffix}"
+    words = ["predict", str(model_file), str(photos), "--top", "2", "--out", str(out), "--batch_size", "4"]
+    assert main(words) == 1
+    assert "1 of 22 images could not be read" in capsys.readouterr().err
+    table = {
+        "jsonl": lambda: pandas.read_json(out, lines=True),
+        "csv": lambda: pandas.read_csv(out),
+        "parquet": lambda: pandas.read_parquet(out),
+    }[form]()
+    expected = list(gmsop.predict(model, (image for image in sorted(map(str, photos.glob("[!.]*/*.PNG"))))))
+    read = table[table["error"].isna()]
+    assert list(read["image"]) == [each.name for each in expected]
+    first = read["class_1"].astype(int).astype(str) if form == "csv" else read["class"].map(lambda names: names[0])
+    assert list(first) == [each.classes[0][0] for each in expected]
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name]
+    assert main(words) == 1
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 1
+
+
+def test_gone_on_with_after_half_a_line(model_file, photos, tmp_path, capsys):
+    whole, out = tmp_path / "whole.csv", tmp_path / "answers.csv"
+    words = ["predict", str(model_file), str(photos), "--batch_size", "3"]
+    main([*words, "--out", str(whole)])
+    main([*words, "--out", str(tmp_path / "lines.jsonl")])
+    lines = (tmp_path / "lines.jsonl").read_text().splitlines(keepends=True)
+    part = tmp_path / ".answers.csv.unfinished"
+    of = _header(model_file)
+    part.write_text(of + "".join(lines[:7]) + lines[7][:20])
+    assert main([*words, "--out", str(out)]) == 1
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert main([*words, "--out", str(out), "--resume"]) == 1
+    assert "goes on after 7 images" in capsys.readouterr().err
+    assert out.read_bytes() == whole.read_bytes()
+    part.write_text(of.replace('"top": 5', '"top": 3'))
+    assert main([*words, "--out", str(tmp_path / "answers.csv"), "--resume"]) == 1
+    out.unlink()
+    assert main([*words, "--out", str(out), "--resume"]) == 1
+    assert "begun with another top" in capsys.readouterr().err
+    part.write_text(of + lines[3])
+    assert main([*words, "--out", str(out), "--resume"]) == 1
+    assert "image 1 was" in capsys.readouterr().err
+
+
+def _header(model_file):
+    from gmsop.weights.fingerprint import fingerprint
+
+    of = {"model": fingerprint(gmsop.load_model(model_file)), "top": 5, "EXIF orientation": True}
+    return json.dumps({"of": of}) + "\n"
+
+
+@pytest.mark.xdist_group("processes")
+def test_killed_and_gone_on_with(model_file, photos, tmp_path):
+    """A list from standard input that is slow to come, a kill in its middle, and the same file in the end."""
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
+    paths = sorted(map(str, photos.glob("b/*.PNG"))) * 5
+    listed = "".join(f"{path}\n" for path in paths)
+    words = [sys.executable, "-m", "gmsop.cli", "predict", str(model_file), "-", "--batch_size", "2"]
+    part = tmp_path / ".answers.jsonl.unfinished"
+    begun = subprocess.Popen([*words, "--out", str(out)], stdin=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
+    for path in paths[:40]:
+        begun.stdin.write(f"{path}\n")
+    begun.stdin.flush()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not part.exists() or part.read_bytes().count(b"\n") < 8):
+        time.sleep(0.05)
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    assert not out.exists()
+    assert part.read_bytes().count(b"\n") >= 8
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    for target, more in ((out, ["--resume"]), (whole, [])):
+        subprocess.run([*words, "--out", str(target), *more], input=listed, text=True, check=True, env=env, timeout=100)
+    assert [json.loads(line)["image"] for line in out.read_text().splitlines()] == paths
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--out", "x.txt"], "no form of output"),
+        (["--form", "parquet"], "needs --out"),
+        (["--resume"], "go with --out"),
+        (["--form", "cvs"], "Nearest: csv"),
+        (["--top", "0"], "--top must be at least 1"),
+    ],
+)
+def test_wrong_words(model_file, photos, words, text, capsys):
+    assert main(["predict", str(model_file), str(photos), *words]) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_was_there(model_file, photos, tmp_path, capsys):
+    import errno
+
+    from gmsop.evaluation.unfinished import Appender
+
+    def full(self, records):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "a.csv"
+    out.write_text("old")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Appender, "__call__", full)
+        assert main(["predict", str(model_file), str(photos), "--out", str(out), "--overwrite"]) == 1
+    assert "no space left on the disk" in capsys.readouterr().err
+    assert out.read_text() == "old"
