@@ -20,7 +20,7 @@ FLOORS = [  # from the ground up
     ["runs"],
     ["engine"],
     ["evaluation"],
-    ["speed", "timm", "training"],
+    ["export", "speed", "timm", "training"],
     ["probe"],
     ["report"],
     ["cli"],

@@ -17,7 +17,7 @@ from PIL import Image
 
 import gmsop
 from gmsop.cli import main
-from gmsop.data.image_sources import find_images
+from gmsop.data.image_sources import iter_images
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation.outputs.registry import OUTPUT_FORMS
 
@@ -116,7 +116,7 @@ def test_words_become_images_in_order(photos, tmp_path):
         tar.add(photos / "b", "./inner")
     listed = io.StringIO(f"{photos}/b/1.PNG\n\nnowhere.jpg\r\n")
     words = [str(photos / "b" / "3.PNG"), str(photos), f"{photos}/*/1[0-2].PNG", str(shard), "-", str(tmp_path / "no*")]
-    names = [image.name for image in find_images(words, listed)]
+    names = [image.name for image in iter_images(words, listed)]
     assert names[0] == words[0]
     folder = names[1:23]  # b has a broken one, too; hidden folders and other files do not count
     assert folder == sorted(folder)

@@ -18,9 +18,24 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
-    from gmsop import backbones, convert, data, evaluation, heads, models, nn, ops, probe, runs, training, weights
+    from gmsop import (
+        backbones,
+        convert,
+        data,
+        evaluation,
+        export,
+        heads,
+        models,
+        nn,
+        ops,
+        probe,
+        runs,
+        training,
+        weights,
+    )
     from gmsop.evaluation.error_rates import evaluate
     from gmsop.evaluation.prediction import predict
+    from gmsop.export import export_model
     from gmsop.heads import list_heads
     from gmsop.models import BalancedCrossEntropy, attach, create_model, list_models, param_groups
     from gmsop.report.page import write_report
@@ -32,6 +47,7 @@ else:
         "convert",
         "data",
         "evaluation",
+        "export",
         "heads",
         "models",
         "nn",
@@ -49,6 +65,7 @@ else:
             "attach": "gmsop.models:attach",
             "create_model": "gmsop.models:create_model",
             "evaluate": "gmsop.evaluation.error_rates:evaluate",
+            "export_model": "gmsop.export:export_model",
             "list_heads": "gmsop.heads:list_heads",
             "list_models": "gmsop.models:list_models",
             "load_model": "gmsop.weights:load_model",
@@ -71,6 +88,8 @@ __all__ = [
     "data",
     "evaluate",
     "evaluation",
+    "export",
+    "export_model",
     "heads",
     "list_heads",
     "list_models",

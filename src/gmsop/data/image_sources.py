@@ -54,7 +54,7 @@ def image_of(given: AnyImage, index: int = 0) -> FoundImage:
     raise ConfigError(f"{name}: a path, an image of Pillow or uint8 pixels (H, W, 3), got {type(given).__name__}")
 
 
-def find_images(words: Iterable[str], standard_input: IO[str] | None = None) -> Iterator[FoundImage]:
+def iter_images(words: Iterable[str], standard_input: IO[str] | None = None) -> Iterator[FoundImage]:
     """Yield the images that words name, in their order.
 
     A word is a file; a folder, of which all images are taken, those in folders within it, too, in order of their names;

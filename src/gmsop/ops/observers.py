@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gmsop.errors import ConfigError
 from gmsop.ops.torch_private import has_tangent, is_exporting, is_transformed, only_usual_dispatch_keys
 
 __all__ = ["is_decomposed", "is_exporting", "is_plain_inference", "is_tracing", "is_transformed"]
@@ -13,8 +14,17 @@ def is_decomposed(*inputs: Tensor) -> bool:
 
     Three callers cannot use our custom operators: `torch.export`, whose file must run where gmsop is not installed;
     `torch.func`, for whose transforms they have no rules; and forward-mode differentiation, which would get no tangent
-    and no error.
+    and no error. PyTorch's old exporter to ONNX is refused: it traces for one size of the batch, and knows neither our
+    operators nor how the choice of a gate depends on the image.
+
+    Raises:
+        ConfigError: `torch.onnx.export(..., dynamo=False)` asks.
     """
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
+        raise ConfigError(
+            "torch.onnx.export(..., dynamo=False) is PyTorch's old exporter, which records one example and would get a "
+            "gate's choice wrong for others: use gmsop.export.export_model, `gmsop export`, or dynamo=True"
+        )
     return is_exporting() or is_transformed() or has_tangent(*inputs)
 
 

@@ -283,6 +283,8 @@ def load_model(path: str | Path, averaged: bool = True, backbone: nn.Module | No
         path = file
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    if path.suffix in (".onnx", ".pt2"):
+        raise CheckpointError(f"{path}: an exported file, which other programs run; name the model it was made of")
     try:
         if path.suffix == ".ckpt":
             return _load_training_checkpoint(path, averaged, backbone)

@@ -52,7 +52,7 @@ def add_output_options(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run the command and return its exit status."""
-    from gmsop.data.image_sources import find_images
+    from gmsop.data.image_sources import iter_images
     from gmsop.evaluation.outputs.registry import Fields, form_for
     from gmsop.evaluation.prediction import predicted
     from gmsop.evaluation.unfinished import Unfinished
@@ -77,7 +77,7 @@ def run(args: Namespace) -> int:
     chosen = None if model.gate is None else model.gate.top_k
     fields: Fields = {"image": None, "class": top, "probability": top}
     fields = {**fields, **({} if chosen is None else {"component": chosen, "weight": chosen}), "error": None}
-    images = find_images(args.images, sys.stdin)
+    images = iter_images(args.images, sys.stdin)
     settings: dict[str, Any] = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     settings |= {"precision": args.precision, "devices": args.devices}
     failed = _Failures()

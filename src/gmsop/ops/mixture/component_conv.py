@@ -3,7 +3,9 @@
 B images, N components, K chosen per image, P = B * K pairs; pair b * K + k is image b with its k-th component.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from gmsop.errors import ConfigError
 from gmsop.ops.mixture.component_conv_cpu import backward_on_cpu, forward_on_cpu
 from gmsop.ops.mixture.component_conv_layers import layer_backward, layer_forward, stacked
-from gmsop.ops.observers import is_decomposed, is_plain_inference, is_tracing
+from gmsop.ops.observers import is_decomposed, is_exporting, is_plain_inference, is_tracing
 from gmsop.ops.precision import no_autocast
 
 
@@ -46,6 +48,8 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
         x = x.to(torch.get_autocast_dtype(x.device.type))
     flat = [w for weights in layers for w in weights]
     if is_decomposed(x, *flat):
+        if _dense_when_exported.get() and is_exporting():
+            return _of_all_components(x, layers, chosen)
         x = x.repeat_interleave(chosen.shape[1], 0)
         for weights in layers:
             x = torch.bmm(stacked(weights, x.dtype).index_select(0, chosen.flatten()), x).relu()
@@ -54,6 +58,29 @@ def component_conv(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor
     keep = keep or is_tracing()  # what is traced may be trained later
     run = _on_cpu if not keep and is_plain_inference(x, chosen, *flat) else _component_conv
     return run(x, flat, len(layers), chosen.flatten(), keep)[-1]
+
+
+_dense_when_exported: ContextVar[bool] = ContextVar("dense_when_exported", default=False)
+
+
+@contextmanager
+def routing_when_exported(routing: str) -> Iterator[None]:
+    """Have `torch.export` record the products of the chosen components ("sparse"), or of all of them ("dense")."""
+    token = _dense_when_exported.set(routing == "dense")
+    try:
+        yield
+    finally:
+        _dense_when_exported.reset(token)
+
+
+def _of_all_components(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> Tensor:
+    """Compute all components of every image and take the chosen: more work, but no weights are gathered per pair."""
+    x = x.unsqueeze(1)
+    for weights in layers:
+        x = torch.matmul(stacked(weights, x.dtype), x).relu()
+    images, components = x.shape[:2]
+    first = torch.arange(images, device=x.device).unsqueeze(1) * components
+    return x.flatten(0, 1).index_select(0, (first + chosen).flatten())
 
 
 def _require_fitting(x: Tensor, layers: Sequence[Sequence[Tensor]], chosen: Tensor) -> None:

@@ -1,0 +1,1 @@
+"""Forms of exported files, a form a file."""
