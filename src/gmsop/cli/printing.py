@@ -1,8 +1,9 @@
 """Print what several commands print, to stdout or stderr."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -10,6 +11,8 @@ from rich.text import Text
 from gmsop.errors import ConfigError
 from gmsop.utils.files import write_error
 from gmsop.utils.text import printable_lines
+
+T = TypeVar("T", bound=Any)
 
 
 class SafeConsole(Console):
@@ -24,6 +27,10 @@ out = SafeConsole(
     soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 160
 )
 err = SafeConsole(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+NAMED = 20
+"""Images that could not be read, of which the names are printed."""
 
 
 def print_result(result: Any) -> None:
@@ -68,3 +75,38 @@ def device_count(devices: str) -> int | str:
     if not devices.isdecimal() or int(devices) < 1:
         raise ConfigError(f"--devices must be a number from 1 on, or auto, got {devices!r}")
     return int(devices)
+
+
+class Failures:
+    """Counts images, and names the first that could not be read."""
+
+    def __init__(self) -> None:
+        self.images = self.failed = self.named = 0
+
+    def note(self, error: str | None) -> None:
+        self.images += 1
+        if error is None:
+            return
+        self.failed += 1
+        self.named += 1
+        if self.named <= NAMED:
+            err.print(f"gmsop: error: {error}", markup=False)
+        elif self.named == NAMED + 1:
+            err.print("gmsop: more images that cannot be read are counted only", markup=False)
+
+    def count_again(self, records: Iterator[dict[str, Any]]) -> None:
+        for record in records:
+            self.images += 1
+            self.failed += record.get("error") is not None
+
+    def watched(self, answers: Iterator[T]) -> Iterator[T]:
+        for answer in answers:
+            self.note(answer.error)
+            yield answer
+
+    def end(self) -> int:
+        if self.failed:
+            err.print(f"gmsop: {self.failed:,} of {self.images:,} images could not be read", markup=False)
+        if not self.images:
+            err.print("gmsop: error: there are no images", markup=False)
+        return 1 if self.failed or not self.images else 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gmsop.data.image_folder import FolderDataset
+from gmsop.data.other_datasets import OtherDataset
 from gmsop.data.packed import PackedDataset
 from gmsop.data.photographs import Photographs
 from gmsop.data.reading_processes import START, outlive_signals
@@ -20,7 +21,7 @@ from gmsop.data.stream_loader import StreamLoader, TrainingStreamLoader
 from gmsop.data.streamed import Streamed
 from gmsop.errors import DataError, DataWarning
 
-Images = PackedDataset | FolderDataset | Photographs
+Images = PackedDataset | FolderDataset | Photographs | OtherDataset
 """What serves batches of images: each has `path`, `split`, `class_names`, `labels` and `batch`."""
 NAMED = 20
 """Images that cannot be read which are named; others are counted."""

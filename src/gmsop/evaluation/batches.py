@@ -157,7 +157,8 @@ def _decode(image: FoundImage, preprocess: Preprocess) -> _Decoded:
         reason = error.strerror or str(error)
     except MemoryError:
         reason = "too large for the memory there is"
-    return _Decoded(image.name, None, f"{printable(image.name)}: {reason}")
+    shown = printable(image.name)
+    return _Decoded(image.name, None, reason if shown in reason else f"{shown}: {reason}")
 
 
 class _Run(Generic[T]):

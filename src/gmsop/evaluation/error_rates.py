@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from gmsop.data import FolderDataset, PackedDataset, val_loader
 from gmsop.data.image_folder import unread
+from gmsop.data.other_datasets import OtherDataset
 from gmsop.data.photographs import Photographs
 from gmsop.data.preprocess import Preprocess
 from gmsop.data.reading_processes import deaths_in_words
@@ -23,7 +25,7 @@ from gmsop.evaluation.intervals import wilson_interval
 from gmsop.evaluation.usage import GateUsage, Usage
 from gmsop.models.classifier import PooledClassifier
 
-Judged = PackedDataset | FolderDataset | Photographs | Streamed
+Judged = PackedDataset | FolderDataset | Photographs | Streamed | OtherDataset
 """Sets of images that a model can be judged on."""
 
 
@@ -173,7 +175,7 @@ def require_fit(model: PooledClassifier, dataset: Judged) -> None:
 @settings_as_before()
 def evaluate(
     model: PooledClassifier,
-    dataset: Judged,
+    dataset: Any,
     batch_size: int = 256,
     num_workers: int = 0,
     precision: str = "32-true",
@@ -183,6 +185,8 @@ def evaluate(
     """Measure top-1 and top-5 error of `model` on every image of `dataset`, each counted once in a single centre view.
 
     Args:
+        dataset: a `PackedDataset` or `FolderDataset`; or any dataset of (image, label), such as torchvision's
+            ImageFolder without a transform, or one of Hugging Face: see `OtherDataset`.
         batch_size: images at a time on each device.
         precision: one of `PRECISIONS`, as Lightning's Trainer names them.
         devices: how many devices share the images; "auto": all there are.
@@ -192,6 +196,9 @@ def evaluate(
         ConfigError: the model has no classifier; or the batch size, the number of processes or the precision is not
             valid.
     """
+    if not isinstance(dataset, Judged):
+        cfg = model.pretrained_cfg
+        dataset = OtherDataset(dataset, Preprocess.of(cfg), cfg.get("label_names"), model.num_classes)
     require_fit(model, dataset)
     if batch_size < 1 or num_workers < 0:
         raise ConfigError(f"batch_size {batch_size} and num_workers {num_workers}: must be at least 1 and 0")
@@ -202,7 +209,10 @@ def evaluate(
         task.skipping = dataset
     trainer: Trainer = make_trainer(precision=precision, progress=progress, devices=devices)
     require_share(dataset, trainer.world_size)
-    loader = val_loader(dataset, batch_size, num_workers, trainer.world_size, trainer.global_rank)
+    if isinstance(dataset, OtherDataset) and not dataset.has_length:
+        loader: Any = dataset.batches(batch_size)  # more than one device was refused: how many images is not known
+    else:
+        loader = val_loader(dataset, batch_size, num_workers, trainer.world_size, trainer.global_rank)
     first = next(model.parameters())
     device, dtype = first.device, first.dtype
     try:

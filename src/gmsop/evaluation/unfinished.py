@@ -62,6 +62,8 @@ class Unfinished:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.part.exists() and next(self.records(), None) is None:  # nothing that could be gone on with
+            self.part.unlink()
         self._lock.release()
 
     def _begin(self, resume: bool, overwrite: bool) -> None:

@@ -1,13 +1,13 @@
 """`gmsop predict` names the classes of images, a single one or a million."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import err, out
+from gmsop.cli.printing import Failures, err, out
 from gmsop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 GROUP = "use"
 SUMMARY = "Classify images, and tell which components the gate chose."
 EXAMPLE = "gmsop predict runs/gm_sop_4_2 photos/ --out answers.csv"
-NAMED = 20
-"""Images that could not be read, of which the names are printed."""
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
@@ -80,7 +78,7 @@ def run(args: Namespace) -> int:
     images = iter_images(args.images, sys.stdin)
     settings: dict[str, Any] = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     settings |= {"precision": args.precision, "devices": args.devices}
-    failed = _Failures()
+    failed = Failures()
     if path is not None:
         assert form is not None
         of = {"model": fingerprint(model), "top": top, "EXIF orientation": args.exif_orientation}
@@ -107,41 +105,6 @@ def run(args: Namespace) -> int:
     for answer in failed.watched(answers):
         _print(answer)
     return failed.end()
-
-
-class _Failures:
-    """Counts images, and names the first that could not be read."""
-
-    def __init__(self) -> None:
-        self.images = self.failed = self.named = 0
-
-    def note(self, error: str | None) -> None:
-        self.images += 1
-        if error is None:
-            return
-        self.failed += 1
-        self.named += 1
-        if self.named <= NAMED:
-            err.print(f"gmsop: error: {error}", markup=False)
-        elif self.named == NAMED + 1:
-            err.print("gmsop: more images that cannot be read are counted only", markup=False)
-
-    def count_again(self, records: Iterator[dict[str, Any]]) -> None:
-        for record in records:
-            self.images += 1
-            self.failed += record.get("error") is not None
-
-    def watched(self, answers: "Iterator[Prediction]") -> "Iterator[Prediction]":
-        for answer in answers:
-            self.note(answer.error)
-            yield answer
-
-    def end(self) -> int:
-        if self.failed:
-            err.print(f"gmsop: {self.failed:,} of {self.images:,} images could not be read", markup=False)
-        if not self.images:
-            err.print("gmsop: error: there are no images", markup=False)
-        return 1 if self.failed or not self.images else 0
 
 
 def _record(answer: "Prediction") -> dict[str, Any]:

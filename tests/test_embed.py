@@ -1,0 +1,161 @@
+"""Vectors are what the model pools, in order, and gone on with after a kill; neighbours and recall are theirs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gmsop
+from gmsop.cli import main
+from gmsop.data.image_sources import image_of
+from gmsop.errors import ConfigError, DataError
+from gmsop.evaluation.embedding import Whitening, embedded, nearest, recall_at
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = gmsop.create_model("gm_sop_4_2_tiny", num_classes=3).eval()
+    torch.nn.init.normal_(made.gate.weight, std=0.01)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    gmsop.save_model(model, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        place = folder / f"class {number % 3}"
+        place.mkdir(exist_ok=True)
+        base = np.zeros((40, 40, 3)) + 80 * np.eye(3)[number % 3] + rng.integers(0, 60, (40, 40, 1))
+        Image.fromarray(base.astype(np.uint8)).save(place / f"{number}.png")
+    return folder
+
+
+def test_vectors_are_what_the_model_pools(model, photos):
+    paths = sorted(photos.glob("*/*.png"))
+    images = torch.stack([torch.from_numpy(np.array(Image.open(path).resize((64, 64), 4))) for path in paths])
+    from gmsop.data.preprocess import Preprocess
+
+    inputs = Preprocess.of(model.pretrained_cfg).input(images)
+    with torch.no_grad():
+        features = model.forward_features(inputs)
+        wanted = {
+            "pooled": model.forward_head(features, pre_logits=True),
+            "ungated": sum(component(features) for component in model.pool.components) / 4,
+            "average": features.mean((2, 3)),
+        }
+    for kind, expected in wanted.items():
+        found = list(embedded(model, map(image_of, paths), kind, normalize=False, batch_size=5))
+        assert [each.name for each in found] == list(map(str, paths))
+        torch.testing.assert_close(
+            torch.from_numpy(np.stack([each.vector for each in found])), expected, atol=2e-4, rtol=2e-3
+        )
+    (one,) = embedded(model, [image_of(paths[0])])
+    assert np.linalg.norm(one.vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_whitening(model, photos, tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(200, 20)) * np.arange(1, 21)).astype(np.float32)
+    whitening = Whitening.fit(vectors, 8)
+    white = whitening(vectors)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(8), atol=1e-3)
+    whitening.save(tmp_path / "w.npz")
+    np.testing.assert_array_equal(Whitening.load(tmp_path / "w.npz")(vectors), white)
+    with pytest.raises(ConfigError, match="allow up to 20"):
+        Whitening.fit(vectors, 21)
+    (tmp_path / "bad.npz").write_text("x")
+    with pytest.raises(DataError, match="no whitening"):
+        Whitening.load(tmp_path / "bad.npz")
+    with pytest.raises(ConfigError, match="whitening of vectors of 20"):
+        list(embedded(model, [image_of(next(photos.glob("*/*.png")))], whitening=whitening))
+
+
+def test_neighbours_and_recall_by_hand():
+    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [0.6, 0.5]], np.float32)
+    rows, scores = nearest(vectors, np.array([[0, 1]], np.float32), 2)
+    assert rows.tolist() == [[2, 3]]
+    assert scores[0].tolist() == pytest.approx([1, 0.9])
+    # The first four find their like; the last one's nearest, of class 0, is not its, its second, of class 1, is.
+    assert recall_at(vectors, [0, 0, 1, 1, 1], (1, 2)) == pytest.approx({1: 80.0, 2: 80.0})
+    assert recall_at(vectors, [0, 0, 1, 1, 1], (3, 9)) == pytest.approx({3: 100.0, 9: 100.0})
+    with pytest.raises(DataError, match="at least two"):
+        recall_at(vectors[:1], [0])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_files_and_going_on(model_file, photos, tmp_path, suffix, capsys):
+    whole, out = tmp_path / f"whole{suffix}", tmp_path / f"v{suffix}"
+    (photos / "class 0" / "broken.png").write_bytes(b"nothing")
+    words = ["embed", model_file, str(photos), "--batch_size", "4"]
+    assert main([*words, "--out", str(whole)]) == 1
+    assert "12 vectors of" in capsys.readouterr().out
+    from gmsop.evaluation import vector_files
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
+        real = vector_files.VectorFile.collect
+
+        def dies(self, found):
+            for number, each in enumerate(real(self, found)):
+                if number == 6:
+                    raise RuntimeError("killed")
+                yield each
+
+        patch.setattr(vector_files.VectorFile, "collect", dies)
+        main([*words, "--out", str(out)])
+    with (tmp_path / f".v{suffix}.vectors").open("ab") as raw:
+        raw.write(b"half a vector")
+    assert main([*words, "--out", str(out)]) == 1
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert main([*words, "--out", str(out), "--resume"]) == 1
+    assert "goes on after 7 images" in capsys.readouterr().err
+    (photos / "class 0" / "broken.png").unlink()
+    if suffix == ".npy":
+        np.testing.assert_allclose(np.load(out), np.load(whole), atol=1e-6)
+        names = json.loads(out.with_suffix(".json").read_text())
+        assert names == sorted(str(path) for path in photos.glob("*/*.png"))
+    else:
+        pandas = pytest.importorskip("pandas")
+        a, b = pandas.read_parquet(out), pandas.read_parquet(whole)
+        assert list(a["image"]) == list(b["image"])
+        np.testing.assert_allclose(np.stack(a["vector"]), np.stack(b["vector"]), atol=1e-6)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_nearest_and_recall_in_the_terminal(model_file, photos, capsys):
+    query = str(photos / "class 1" / "4.png")
+    assert main(["embed", model_file, str(photos), "--nearest", query, "--top", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["nearest"][0] == {"image": query, "score": pytest.approx(1, abs=1e-5)}
+    assert len(found["nearest"]) == 3
+    assert main(["embed", model_file, "--recall", str(photos), "--vectors", "average", "--k", "[1,2]"]) == 0
+    assert "12 images: recall@1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "name images to embed"),
+        (["x.png"], "say where the vectors go"),
+        (["x.png", "--out", "v.csv"], r".npy or .parquet"),
+        (["x.png", "--nearest", "nowhere.png"], "nowhere.png: no such file"),
+        (["x.png", "--out", "v.npy", "--vectors", "gated"], "vectors are pooled, ungated, average"),
+        (["x.png", "--out", "v.npy", "--whiten", "nowhere.npz"], "no whitening"),
+        (["--recall", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_words(model_file, words, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["embed", model_file, *words]) == 1
+    assert text in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
