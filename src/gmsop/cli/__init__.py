@@ -3,18 +3,24 @@
 import os
 import signal
 import sys
+import traceback
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from gmsop.cli import commands
-from gmsop.cli.printing import err
-from gmsop.errors import GmsopError, GmsopWarning, UnknownNameError
+from gmsop.cli.printing import err, out
+from gmsop.errors import ConfigError, GmsopError, GmsopWarning, UnknownNameError
+from gmsop.utils import verbosity
+from gmsop.utils.text import open_text
+from gmsop.utils.yaml_files import load_yaml
 
 
 def command_names() -> list[str]:
@@ -58,6 +64,34 @@ def new_parser(summary: str, example: str) -> Parser:
     return Parser(description=f"{summary}\n\nexample:\n  {example}", formatter_class=Help, allow_abbrev=False)
 
 
+GROUPS = {
+    "look": "Does it help?",
+    "train": "Prepare and train",
+    "measure": "Measure",
+    "use": "Use a model",
+    "about": "This installation",
+}
+"""What one wants to do, in the order of `gmsop --help`; each command's file says where it belongs."""
+
+
+def overview() -> str:
+    """Return what `gmsop --help` prints: every command on one line, by what one wants to do."""
+    lines = ["usage: gmsop COMMAND [options]", "", "Second-order pooling and gated mixtures of it, for PyTorch."]
+    modules = {name: command(name) for name in command_names()}
+    for group, title in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:11}{module.SUMMARY}" for name, module in modules.items() if group == module.GROUP]
+    return "\n".join(
+        [
+            *lines, "", "gmsop COMMAND --help has the options and an example. With every command:",
+            "  --config FILE, --print_config   options from a YAML file; print one with all values",
+            "  --quiet, --verbose              no progress and no notes; tracebacks and libraries' warnings, too",
+            "  --version                       (alone) say gmsop's version",
+            "Exit status: 0 done, 1 an error, 2 a wrong command line, 128 + N stopped by signal N.",
+        ]
+    )  # fmt: skip
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 an error, 2 a wrong command line, 128 + N a signal N."""
     _make_streams_safe()
@@ -65,8 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         err.print(f"gmsop: error: {problem}", markup=False)
         return 1
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
-    description = "Second-order pooling and gated mixtures of it, for PyTorch."
-    parser = Parser(prog="gmsop", description=description, formatter_class=Help, allow_abbrev=False)
+    if argv in (["--help"], ["-h"]):
+        out.print(overview(), markup=False)
+        return 0
+    verbosity.set(quiet="--quiet" in argv, verbose="--verbose" in argv)
+    argv = [word for word in argv if word not in ("--quiet", "--verbose")]
+    parser = Parser(prog="gmsop", formatter_class=Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     try:
         subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
@@ -77,9 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             subcommands.add_subcommand(name, sub, help=module.SUMMARY)
             if named:
                 # `arguments` sees all words, because a recipe on the command line sets the defaults of its options.
-                module.arguments(sub, argv[1:])
+                module.arguments(sub, with_config(argv[1:]))
+                sub.add_argument("--config", action="config", help="YAML file of options; those given here go before")
+                positional = [str(a.metavar or a.dest).upper() for a in sub._actions if not a.option_strings]
+                sub.usage = " ".join(["gmsop", name, *positional, "[options]"])
         if not argv:
-            parser.print_help(sys.stderr)
+            err.print(overview(), markup=False)
             return 2
         if not named and not argv[0].startswith("-"):
             err.print(f"gmsop: error: {UnknownNameError.of('command', argv[0], command_names())}", markup=False)
@@ -90,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_own_warnings()
             return command(args.command).run(args[args.command]) or 0
     except GmsopError as error:
+        if verbosity.verbose:
+            traceback.print_exc()
         err.print(f"gmsop: error: {error}", markup=False)
         return 1
     except BrokenPipeError:  # who read the output, such as `head`, has seen enough
@@ -101,6 +144,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         err.print(": ".join(["gmsop: interrupted", *map(str, stop.args)]), markup=False)
         return 128 + getattr(stop, "signum", signal.SIGINT)
+
+
+def with_config(argv: Sequence[str]) -> list[str]:
+    """Return the words of a command line with those of its `--config` file before them.
+
+    Some options, such as a recipe, set the defaults of others, and must be known before these are parsed.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    files += [after for word, after in pairwise(argv) if word == "--config"]
+    words: list[str] = []
+    for file in files:
+        try:
+            with open_text(Path(file)) as stream:
+                values = load_yaml(stream.read(), file)
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"--config {file}: cannot be read ({error})") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"--config {file}: holds no options (name: value)")
+        words += [f"--{key}={value}" for key, value in values.items() if isinstance(value, str)]
+    return [*words, *argv]
 
 
 def _make_streams_safe() -> None:
@@ -148,4 +214,6 @@ def _print_own_warnings() -> None:
             usual(message, category, filename, *rest, **more)
 
     warnings.showwarning = show
+    if verbosity.verbose:
+        warnings.simplefilter("default")
     warnings.simplefilter("always", GmsopWarning)

@@ -1,7 +1,9 @@
 """Print what several commands print, to stdout or stderr."""
 
+import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gmsop.errors import ConfigError
+from gmsop.utils import verbosity
 from gmsop.utils.files import write_error
 from gmsop.utils.text import printable_lines
 
@@ -27,6 +30,25 @@ out = SafeConsole(
     soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 160
 )
 err = SafeConsole(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON; what is not a number becomes null, which JSON has no word for."""
+    print(json.dumps(_sound(value), allow_nan=False))
+
+
+def _sound(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _sound(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sound(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def note(text: str) -> None:
+    """Print what is good to know on stderr, unless --quiet."""
+    if not verbosity.quiet:
+        err.print(f"gmsop: {text}", markup=False)
 
 
 NAMED = 20

@@ -34,6 +34,18 @@ Head = str | dict[str, Any] | list[str | dict[str, Any]]
 Epochs = Annotated[int, Range(least=0, most=10**5)]
 """Numbers of epochs, batches, pixels and processes are bounded: beyond any use, a slip would take all memory."""
 
+SECTIONS = {
+    "model": "the model, and the weights it starts from",
+    "images": "the images; photographs' crops and augmentation",
+    "freeze": "what learns",
+    "epochs": "the schedule and the steps",
+    "optimizer": "the optimiser",
+    "label_smoothing": "targets, and augmentation of whole batches",
+    "normalize": "the input's scale, and rates of single parts",
+    "grad_checkpointing": "memory, precision, statistics and the machine",
+}
+"""The sections of a recipe: the key that each begins with, and what it is about."""
+
 
 @dataclass
 class Recipe:

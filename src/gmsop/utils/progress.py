@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from gmsop.utils import verbosity
+
 EVERY = 30.0
 """Seconds between the lines of a log, where there is no terminal to draw a bar on."""
 
@@ -16,7 +18,7 @@ def progress_bar(show: bool) -> Progress:
 
     A task of more than 100 million steps is taken to count bytes.
     """
-    console = Console(stderr=True)
+    console, show = Console(stderr=True), show and not verbosity.quiet
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
     if show and not console.is_terminal:
         return _Lines(*columns, console=console, disable=True)

@@ -12,7 +12,8 @@ from gmsop.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-SUMMARY = "Time operator, head, training step and inference on this machine, against other ways to the same numbers."
+GROUP = "measure"
+SUMMARY = "Time operators, heads, steps and inference on this machine."
 EXAMPLE = "gmsop benchmark operator head --json figures.json"
 
 

@@ -7,7 +7,8 @@ from jsonargparse import ArgumentParser, Namespace
 from gmsop.cli.printing import out
 from gmsop.errors import ConfigError
 
-SUMMARY = "Convert the authors' weights: MatConvNet's of GM-SOP, PyTorch's of fast MPN-COV."
+GROUP = "use"
+SUMMARY = "Convert the authors' weights (MatConvNet, fast MPN-COV)."
 EXAMPLE = "gmsop convert net-epoch-60.mat gm_sop_resnet18.safetensors"
 
 

@@ -5,15 +5,17 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import err, out
+from gmsop.cli.printing import err, out, print_json
 from gmsop.errors import ConfigError
 
+GROUP = "train"
 SUMMARY = "Say what is in a packed set, or verify its checksums."
 EXAMPLE = "gmsop data inspect photos64"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's options to `parser`."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("action", choices=["inspect", "verify"], help="say what is in a set; or re-hash it")
     parser.add_argument("path", type=str, help="packed set")
     parser.add_argument(
@@ -41,6 +43,15 @@ def run(args: Namespace) -> None:
         out.print(f"{path}: both checksums are right, shapes and labels are as described", markup=False)
         return
     found = inspect_set(path, progress=True)
+    if args.json:
+        print_json(
+            {
+                "path": str(path), "class_names": found.class_names, "image_size": meta["image_size"],
+                "bytes": found.bytes, "class_counts": found.class_counts, "rgb_mean": found.rgb_mean,
+                "rgb_std": found.rgb_std, "equal_images": [list(map(str, group)) for group in found.equal_images],
+            }
+        )  # fmt: skip
+        return
     table = Table("split", "images", "per class: fewest", "median", "most", box=None)
     for column in table.columns[1:]:
         column.justify = "right"

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import free_folder, out
+from gmsop.cli.printing import free_folder, out, print_json
 from gmsop.errors import ConfigError
 
-SUMMARY = "Compare average with second-order pooling on the bundled images, in about three minutes."
+GROUP = "look"
+SUMMARY = "Compare average with second-order pooling, in three minutes."
 EXAMPLE = "gmsop demo --seed 1"
 
 
@@ -17,6 +18,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=str | None, help="folder for what it writes; default: runs/demo")
     scratch = "train three heads from random weights instead, in about four minutes"
     parser.add_argument("--from_scratch", action="store_true", help=scratch)
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int | None, help="with --from_scratch: instead of the recipes' number")
 
@@ -43,6 +45,9 @@ def _probe(args: Namespace, folder: Path) -> None:
     images = replace(find_images(sample_path(progress=True)), is_test=None)  # each of the 2,000 is tested on once
     comparison = study("tf_efficientnet_lite0", images, folder, seeds=[args.seed], progress=True)
     write_page(comparison, folder, images)
+    if args.json:
+        print_json({"verdict": comparison.verdict, "rows": comparison.records(), "folder": str(folder)})
+        return
     print_comparison(comparison, folder)
 
 
@@ -53,6 +58,14 @@ def _from_scratch(args: Namespace, folder: Path) -> None:
     from gmsop.training.demo import run_demo
 
     runs = run_demo(folder, args.seed, args.epochs)
+    if args.json:
+        print_json(
+            {
+                label: {"top1_error": run.result.top1_error, "parameters": run.parameters, "seconds": run.seconds}
+                for label, run in runs.items()
+            }
+        )
+        return
     table = Table("head", "top-1 error, %", "parameters", "seconds", box=None)
     for column in table.columns[1:]:
         column.justify = "right"

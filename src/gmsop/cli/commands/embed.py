@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.commands.predict import add_batch_options
-from gmsop.cli.printing import Failures, err, out
+from gmsop.cli.printing import Failures, err, note, out
 from gmsop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gmsop.models.classifier import PooledClassifier
 
 GROUP = "use"
-SUMMARY = "Turn images into vectors for a search index; find the nearest; measure recall@k."
+SUMMARY = "Turn images into vectors; find the nearest; measure recall@k."
 EXAMPLE = "gmsop embed runs/cars photos/ --out photos.npy --nearest query.jpg"
 
 
@@ -94,7 +94,7 @@ def _whitening(args: Namespace, model: "PooledClassifier", settings: dict[str, A
     if args.out:
         file = Path(args.out).with_suffix(".whitening.npz")
         whitening.save(file)
-        err.print(f"gmsop: whitening, fitted on {len(found):,} images: {file}", markup=False)
+        note(f"whitening, fitted on {len(found):,} images: {file}")
     return whitening
 
 
@@ -131,7 +131,7 @@ def _embed(args: Namespace, model: "PooledClassifier", settings: dict[str, Any])
             with VectorFile(Path(args.out), of, args.resume, args.overwrite) as file:
                 failed.count_again(file.there.records())
                 if file.there.count:
-                    err.print(f"gmsop: goes on after {file.there.count:,} images", markup=False)
+                    note(f"goes on after {file.there.count:,} images")
                 for _ in file.collect(watched(embedded(model, file.rest(images), **settings))):
                     pass
                 names, vectors = list(file.images()) if query else [], np.array(file.vectors()) if query else None

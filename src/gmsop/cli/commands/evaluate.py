@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import device_count, err, out, print_result
+from gmsop.cli.printing import device_count, err, note, out, print_json, print_result
+from gmsop.utils import verbosity
 
 if TYPE_CHECKING:
     from gmsop.data import FolderDataset, PackedDataset
+    from gmsop.evaluation.error_rates import Evaluation
     from gmsop.models.classifier import PooledClassifier
 
-SUMMARY = "Measure a model's top-1 and top-5 error, each image counted once."
+GROUP = "measure"
+SUMMARY = "Measure a model's top-1 and top-5 error, each image once."
 EXAMPLE = "gmsop evaluate runs/gm_sop_4_2/model.safetensors --per_class --confusion confusion.csv"
 
 
@@ -33,6 +36,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--on_error", type=str, default="stop", help=unreadable)
     turned = "folder of images: turn them as their EXIF data says, as viewers do"
     parser.add_argument("--exif_orientation", type=bool, default=True, help=turned)
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--per_class", action="store_true", help="also print the error of each class")
     parser.add_argument("--class_csv", type=str | None, help="write the error of each class to this file")
     parser.add_argument("--confusion", type=str | None, help="write the confusion matrix to this CSV file")
@@ -43,32 +47,52 @@ def run(args: Namespace) -> None:
     from gmsop.engine.messages import is_first_process
     from gmsop.evaluation.error_rates import evaluate
     from gmsop.evaluation.tables import write_class_errors, write_confusion
-    from gmsop.utils.text import printable
     from gmsop.weights.model_file import load_model
 
     model = load_model(args.checkpoint, averaged=args.ema)
     dataset = _dataset(args, model)
     devices = device_count(args.devices)
-    result = evaluate(model, dataset, args.batch_size, args.num_workers, args.precision, True, devices)
+    result = evaluate(model, dataset, args.batch_size, args.num_workers, args.precision, not verbosity.quiet, devices)
     if not is_first_process():
         return
     for reason in result.skipped[:20]:
         err.print(f"skipped {reason}", markup=False)
     if result.skipped:
         err.print(f"gmsop: warning: {len(result.skipped)} images cannot be read and do not count", style="bold red")
+    names = dataset.class_names
+    if args.json:
+        print_json(_figures(result, names))
+    else:
+        _print(result, names, args.per_class)
+    if args.class_csv:
+        write_class_errors(args.class_csv, names, result.confusion)
+        note(f"errors per class {args.class_csv}")
+    if args.confusion:
+        write_confusion(args.confusion, names, result.confusion)
+        note(f"confusion matrix {args.confusion}: true class per row, answer per column")
+
+
+def _figures(result: "Evaluation", names: Sequence[str]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "images": result.images, "top1_error": result.top1_error, "top1_interval": result.top1_interval,
+        "top5_error": result.top5_error, "top5_interval": result.top5_interval, "cross_entropy": result.loss,
+        "class_errors": dict(zip(names, result.class_errors, strict=True)), "skipped": result.skipped,
+        "seconds": result.seconds,
+    }  # fmt: skip
+    if result.usage is not None:
+        figures["gate"] = {"load": result.usage.load, "dead": result.usage.dead, "entropy": result.usage.entropy}
+    return figures
+
+
+def _print(result: "Evaluation", names: Sequence[str], per_class: bool) -> None:
+    from gmsop.utils.text import printable
+
     print_result(result)
     out.print(f"{result.images / result.seconds:,.0f} images/s, reading included ({result.seconds:.1f} s)")
-    names = dataset.class_names
-    if args.per_class:
+    if per_class:
         out.print("top-1 error per class:")
         for name, error in zip(names, result.class_errors, strict=True):
             out.print(f"  {error:6.2f} %  {printable(name)}", markup=False)
-    if args.class_csv:
-        write_class_errors(args.class_csv, names, result.confusion)
-        out.print(f"errors per class {args.class_csv}", markup=False)
-    if args.confusion:
-        write_confusion(args.confusion, names, result.confusion)
-        out.print(f"confusion matrix {args.confusion}: true class per row, answer per column", markup=False)
 
 
 def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | FolderDataset":

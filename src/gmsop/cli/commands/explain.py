@@ -8,11 +8,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import err, out
+from gmsop.cli.printing import err, note, out
 from gmsop.errors import ConfigError
 
 GROUP = "use"
-SUMMARY = "Show what decided: the gate's choice, where features vary, which channel pairs move the logit."
+SUMMARY = "Show what decided: components, places, channel pairs."
 EXAMPLE = "gmsop explain runs/gm_sop_4_2 photo.jpg --html explained.html"
 MOST = 200
 """Images on one sheet."""
@@ -54,7 +54,7 @@ def run(args: Namespace) -> int:
         task = bar.add_task("images", total=None)
         for image in iter_images(args.images, sys.stdin):
             if len(found) == MOST:
-                err.print(f"gmsop: a sheet has {MOST} images; those after are left out")
+                note(f"a sheet has {MOST} images; those after are left out")
                 break
             try:
                 found.append(explain(model, image, args.class_name, args.exif_orientation))

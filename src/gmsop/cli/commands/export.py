@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import err, out
+from gmsop.cli.printing import note, out
 
 if TYPE_CHECKING:
     from gmsop.export import Exported
 
 GROUP = "use"
-SUMMARY = "Write a model as ONNX or a torch.export program that runs without gmsop, checked against it."
+SUMMARY = "Write a model as ONNX or torch.export, checked against it."
 EXAMPLE = "gmsop export runs/gm_sop_4_2 --to onnx --with_preprocess true"
 
 
@@ -53,7 +53,7 @@ def run(args: Namespace) -> None:
         _print(done, args.json)
         return
     if not args.json:
-        err.print(f"gmsop: tracing {model.spec.name if model.spec else 'the model'} ...", markup=False)
+        note(f"tracing {model.spec.name if model.spec else 'the model'} ...")
     done = export_model(
         model, path, args.to, with_preprocess=args.with_preprocess, dynamic_size=args.dynamic_size, opset=args.opset,
         routing=args.routing, quantize=args.quantize, calibrate=args.calibrate, check=args.check,

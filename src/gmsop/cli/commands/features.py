@@ -10,7 +10,8 @@ from gmsop.cli.printing import out
 if TYPE_CHECKING:
     from gmsop.data.labelled_images import LabelledImages
 
-SUMMARY = "Write a frozen backbone's features of your images, for `gmsop probe`."
+GROUP = "look"
+SUMMARY = "Write a frozen backbone's features of your images, for probe."
 EXAMPLE = "gmsop features --backbone tf_efficientnet_lite0 --data photos --out photos-features"
 
 

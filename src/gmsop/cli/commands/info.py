@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import out
+from gmsop.cli.printing import out, print_json
 
-SUMMARY = "Say versions, devices, caches, and which kernels are used on this machine's GPUs."
+GROUP = "about"
+SUMMARY = "Say versions, devices, caches, and which kernels are used."
 EXAMPLE = "gmsop info"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """Add the command's options to `parser`: it has none."""
+    """Add the command's options to `parser`."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: Namespace) -> int:
@@ -24,6 +26,10 @@ def run(args: Namespace) -> int:
     from gmsop.utils.cache import cache_folder
 
     found = describe_environment()
+    if args.json:
+        kernels_of = {name: remembered(name) for name in found["gpus"]}
+        print_json({**found, "cache": str(cache_folder()), "GMSOP_KERNELS": kernels.mode(), "decisions": kernels_of})
+        return 0
     for package, version in found["packages"].items():
         out.print(f"{package:12} {version}", markup=False)
     out.print(f"{'python':12} {found['python']}, {found['machine']}", markup=False)

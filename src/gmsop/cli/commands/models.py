@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import err, out
+from gmsop.cli.printing import err, out, print_json
 
+GROUP = "look"
 SUMMARY = "List the named models and their sizes."
 EXAMPLE = "gmsop models 'gm_sop*'"
 
@@ -14,6 +15,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("pattern", nargs="?", default="*", help="only names that match, for example 'gm_sop*'")
     parser.add_argument("--backbone", type=str | None, help="every head on this timm backbone, for example resnet50")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--image_size", type=int | None, help="with --backbone: pixels; default: the backbone's own")
 
 
@@ -28,7 +30,7 @@ def run(args: Namespace) -> int:
     from gmsop.models.published import PARAMETER_NOTES
 
     if args.backbone:
-        _on_backbone(args.backbone, args.image_size)
+        _on_backbone(args.backbone, args.image_size, args.json)
         return 0
     if args.image_size is not None:
         raise ConfigError("--image_size goes with --backbone; the named models are counted at 64 pixels")
@@ -36,6 +38,9 @@ def run(args: Namespace) -> int:
     if not names:
         raise UnknownNameError.of("model", args.pattern, list_models())
     cards = [card(name) for name in track(names, "counting", console=err, transient=True)]
+    if args.json:
+        print_json([{**c._asdict(), "results": [r._asdict() for r in c.results]} for c in cards])
+        return 0
     table = Table("model", "parameters", "GFLOPs", "dim", "published top-1 / top-5 error, %", box=None)
     for column in table.columns[1:4]:
         column.justify = "right"
@@ -59,7 +64,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _on_backbone(backbone: str, image_size: int | None) -> None:
+def _on_backbone(backbone: str, image_size: int | None, as_json: bool) -> None:
     """Print the sizes of every head on a timm backbone, and what was published of it."""
     from rich.progress import track
     from rich.table import Table
@@ -75,6 +80,15 @@ def _on_backbone(backbone: str, image_size: int | None) -> None:
     published = {} if known is None else {"gap": f"{known.gap:.1f}, {known.multiply_adds} billion multiply-adds"}
     if known is not None and known.isqrt_cov is not None:
         published["sr_sop"] = f"{known.isqrt_cov:.2f} (iSQRT-COV's paper), {known.isqrt_cov_released:.2f} (its weights)"
+    if as_json:
+        cards = {head: attached_card(backbone, head, image_size) for head in list_heads()}
+        print_json(
+            [
+                {"head": h, "parameters": c.parameters, "gflops": c.gflops, "representation": c.representation}
+                for h, c in cards.items()
+            ]
+        )
+        return
     table = Table("head", "parameters", "GFLOPs", "dim", "published top-1 error, %", box=None)
     for column in table.columns[1:4]:
         column.justify = "right"

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import Failures, err, out
+from gmsop.cli.printing import Failures, note, out
 from gmsop.errors import ConfigError
 
 if TYPE_CHECKING:
     from gmsop.evaluation.prediction import Prediction
 
 GROUP = "use"
-SUMMARY = "Classify images, and tell which components the gate chose."
+SUMMARY = "Classify images, one or a million."
 EXAMPLE = "gmsop predict runs/gm_sop_4_2 photos/ --out answers.csv"
 
 
@@ -85,7 +85,7 @@ def run(args: Namespace) -> int:
         with Unfinished(path, of, args.resume, args.overwrite) as there:
             failed.count_again(there.records())
             if there.count:
-                err.print(f"gmsop: goes on after {there.count:,} images", markup=False)
+                note(f"goes on after {there.count:,} images")
             answers = predicted(model, there.rest(images), top, args.exif_orientation, "skip", **settings)
             with there.writing() as append, progress_bar(True) as bar:
                 task = bar.add_task("images", total=None, completed=there.count)

@@ -12,6 +12,7 @@ from gmsop.cli.printing import err, out
 if TYPE_CHECKING:
     from gmsop.data.prepare.registry import Source
 
+GROUP = "train"
 SUMMARY = "Pack images, or a published data set, into a set to train on."
 EXAMPLE = "gmsop prepare folder --source photos --out photos64 --size 64"
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.commands.features import add_extraction, found_images, layers_of
-from gmsop.cli.printing import out
+from gmsop.cli.printing import out, print_json
+from gmsop.utils import verbosity
 
 if TYPE_CHECKING:
     from gmsop.data.labelled_images import LabelledImages
     from gmsop.probe.comparison import Comparison
 
+GROUP = "look"
 SUMMARY = "Learn in minutes whether second-order pooling helps on your images."
 EXAMPLE = "gmsop probe --backbone tf_efficientnet_lite0 --data photos --out runs/probe"
 
@@ -29,6 +31,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of folds and training")
     parser.add_argument("--epochs", type=int, default=20, help="of trained heads")
     parser.add_argument("--max_images", type=int, default=6000, help="of more, so many are drawn, class by class")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--features", type=str | None, help="folder of features; default: features in the folder --out")
 
 
@@ -62,9 +65,17 @@ def run(args: Namespace) -> None:
         epochs=args.epochs,
         max_images=args.max_images,
         features=args.features,
-        progress=True,
+        progress=not verbosity.quiet,
     )
     write_page(comparison, folder, images)
+    if args.json:
+        print_json(
+            {
+                "verdict": comparison.verdict, "p_value": comparison.difference.p_value, "rows": comparison.records(),
+                "folder": str(folder),
+            }
+        )  # fmt: skip
+        return
     print_comparison(comparison, folder)
 
 

@@ -7,7 +7,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.printing import out
 
-SUMMARY = "Write one self-contained HTML page about one run, or comparing several."
+GROUP = "measure"
+SUMMARY = "Write one self-contained HTML page about one run or several."
 EXAMPLE = "gmsop report runs/demo/gap runs/demo/gm-sop --out demo.html"
 
 

@@ -12,11 +12,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.printing import device_count, free_folder, out, print_result
 from gmsop.errors import ConfigError
+from gmsop.utils import verbosity
 
 if TYPE_CHECKING:
     from gmsop.training.recipe import Recipe
 
-SUMMARY = "Train a model by a recipe; any of its values can be overridden."
+GROUP = "train"
+SUMMARY = "Train or fine-tune by a recipe, of which any value can be overridden."
 EXAMPLE = "gmsop train --recipe demo/gm_sop_4_2 --epochs 10 --lr 0.1 --model_args.top_k=3"
 
 DEFAULT_RECIPE = "demo/gm_sop_4_2"
@@ -51,9 +53,23 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     )
     parser.add_class_arguments(DataOptions, as_group=True)
     parser.add_class_arguments(Recipe, as_group=True)
+    _in_sections(parser)
     parser.set_defaults(_recipe_of(argv).to_dict())
     if resume := _value_of(argv, "--resume"):
         parser.set_defaults(_recorded_options(resume))
+
+
+def _in_sections(parser: Any) -> None:
+    """Have `--help` show the recipe's options in its sections, not as one long list."""
+    from gmsop.training.recipe import SECTIONS
+
+    whole = next(g for g in parser._action_groups if any(a.dest == "checkpoint_every" for a in g._group_actions))
+    actions, whole._group_actions = whole._group_actions, []
+    section: Any = whole
+    for action in actions:
+        if action.dest in SECTIONS:
+            section = parser.add_argument_group(f"recipe: {SECTIONS[action.dest]}")
+        section._group_actions.append(action)
 
 
 def _value_of(argv: Sequence[str], option: str) -> str | None:
@@ -135,7 +151,7 @@ def run(args: Namespace) -> None:
             args.data,
             folder,
             args.resume,
-            progress=True,
+            progress=not verbosity.quiet,
             allow_changes=args.allow_changes,
             devices=device_count(args.devices),
             num_nodes=args.num_nodes,
