@@ -3,10 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest test-timm fuzz lint clean
+.PHONY: demo docs test test-oldest test-timm fuzz lint clean
 
 demo: .venv/installed-demo ## average against second-order pooling on the bundled images, about three minutes on two cores
 	$(BIN)/gmsop demo
+
+docs: .venv/installed-docs ## the documentation as a site, in docs/_build; nothing is fetched
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+	@echo docs/_build/index.html
 
 test: .venv/installed-dev lint ## everything CI runs
 	$(BIN)/python -m pytest
@@ -38,10 +42,15 @@ lint: .venv/installed-dev
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[demo]'
 	touch $@
 
+.venv/installed-docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[docs,probe]'
+	touch $@
+
 .venv/installed-dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest dist runs
+	rm -rf .venv .venv-oldest dist runs docs/_build

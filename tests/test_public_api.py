@@ -10,9 +10,9 @@ import pytest
 PUBLIC = {
     "gmsop": [
         "BalancedCrossEntropy", "GmsopError", "__version__", "attach", "backbones", "convert", "create_model", "data",
-        "evaluate", "evaluation", "export", "export_model", "heads", "list_heads", "list_models", "load_model", "models",
-        "nn", "ops",
-        "param_groups", "predict", "probe", "runs", "save_model", "train", "training", "weights", "write_report",
+        "evaluate", "evaluation", "export", "export_model", "heads", "list_heads", "list_models", "load_model",
+        "models", "nn", "ops", "param_groups", "predict", "probe", "runs", "save_model", "train", "training", "weights",
+        "write_report",
     ],
     "gmsop.nn": [
         "Fusible", "GatedMixture", "GlobalAvgPool", "ISqrtCovPool", "MultiLayerPool", "ParametricGAP", "ParametricSOP",

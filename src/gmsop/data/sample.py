@@ -10,7 +10,7 @@ from gmsop.data.packed import SPLITS, PackedDataset
 from gmsop.data.writer import PackedWriter, SetInUseError
 from gmsop.errors import DataError
 from gmsop.utils.cache import cache_folder
-from gmsop.utils.files import WriteError
+from gmsop.utils.files import WriteError, write_error
 from gmsop.utils.progress import progress_bar
 
 SOURCE = "EuroSAT sample (Helber et al. 2019, MIT licence, contains Copernicus Sentinel data)"
@@ -37,6 +37,23 @@ def sample_path(progress: bool = False) -> Path:
                 time.sleep(0.1)
             except WriteError as error:
                 raise WriteError(f"{error}. Set GMSOP_CACHE to a folder that can be written") from error
+
+
+def unpack_sample(folder: Path) -> int:
+    """Write the bundled images as JPEG files, `folder/train/CLASS/*` and `folder/val/CLASS/*`; return how many.
+
+    Raises:
+        WriteError: there is something at `folder` already, no space, no permission.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WriteError(f"cannot write {folder}: there is something at that place")
+    try:
+        with as_file(files("gmsop.data") / "eurosat_sample.zip") as file, ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".jpg")]
+            archive.extractall(folder, names)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return len(names)
 
 
 def _pack(path: Path, progress: bool) -> None:

@@ -42,8 +42,8 @@ def attach(
             classification model, which lose their own head to it, or any module whose output is a map of features
             (B, C, H, W), or, with `layout`, (B, H, W, C) ("NHWC") or tokens (B, N, C) ("NLC").
         head: one of `gmsop.list_heads()`, or a module from (B, C, H, W) to (B, V) with `out_features`, V. With `layers`
-            also one name for each layer, or {"head": name, **its own options}; among
-            them "batch_norm", whether BatchNorm follows.
+            also one name for each layer, or {"head": name, ...} with its own options; among them "batch_norm", whether
+            BatchNorm follows.
         num_classes: 0 leaves the classifier out.
         pretrained: load timm's weights of the backbone.
         in_chans: channels of the images.

@@ -77,7 +77,7 @@ def _slices(x: Tensor, channels: int) -> list[slice]:
 REUSED_BYTES = 8 << 20
 """Bytes of a slice's features. The C library keeps blocks well below 32 MiB and gives them out again. Larger ones come
 fresh from the system every time, and clearing them takes a sixth of a large second-order batch's time, and two fifths
-of a first-order one's (benchmarks/RESULTS.md)."""
+of a first-order one's (docs/results/cpu.md)."""
 
 
 def _fusible(component: nn.Module) -> Fusible | None:

@@ -30,7 +30,7 @@ class Forecast(NamedTuple):
 def forecast(features: Features, seed: int = 0) -> Forecast:
     """Compare first and second order by the nearest neighbour among some training images.
 
-    It is a hint, and not chosen by any test image: see `benchmarks/RESULTS.md` for how well it ranks real gains.
+    It is a hint, and not chosen by any test image: see `docs/probe.md` for how well it ranks real gains.
     """
     learnt = np.arange(len(features)) if features.is_test is None else np.flatnonzero(~features.is_test)
     rows = np.sort(np.random.default_rng(seed).permutation(learnt)[:IMAGES])

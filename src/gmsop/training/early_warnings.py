@@ -21,25 +21,33 @@ class EarlyWarnings(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:
         result: Evaluation = task.result
-        for what, text in signs_of_failure(task.row, result, task.model.num_classes).items():
+        for what, text in _signs(task, result).items():
             if what not in self._said:
                 self._said.add(what)
                 warn(f"after epoch {trainer.current_epoch + 1}: {text}")
 
 
-def signs_of_failure(row: dict[str, float], result: Evaluation, num_classes: int) -> dict[str, str]:
+def _signs(task: Any, result: Evaluation) -> dict[str, str]:
+    return signs_of_failure(task.row, result, task.model.num_classes, task.recipe.classifier_lr_scale == "auto")
+
+
+def signs_of_failure(
+    row: dict[str, float], result: Evaluation, num_classes: int, is_auto: bool = False
+) -> dict[str, str]:
     """Return what is wrong after an epoch, each with what to try.
 
     Args:
         row: of `metrics.csv`.
         result: of the validation.
+        is_auto: whether the classifier's rate was computed already.
     """
     found = {}
     guessing = math.log(num_classes)
     if row["train/loss"] > 1.05 * guessing:
+        hint = "a longer --warmup_epochs" if is_auto else "--classifier_lr_scale auto"
         found["loss"] = (
             f"the training loss, {row['train/loss']:.2f}, is above that of guessing, {guessing:.2f}: try a smaller "
-            "--lr, or --classifier_lr_scale auto"
+            f"--lr, or {hint}"
         )
     answered = result.confusion.sum(0)
     present = int((result.confusion.sum(1) > 0).sum())

@@ -9,15 +9,16 @@ from gmsop.cli.printing import err, out, print_json
 from gmsop.errors import ConfigError
 
 GROUP = "train"
-SUMMARY = "Say what is in a packed set, or verify its checksums."
+SUMMARY = "Say what is in a packed set, or verify it; write the bundled images."
 EXAMPLE = "gmsop data inspect photos64"
 
 
 def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's options to `parser`."""
+    actions = "say what is in a set; re-hash it; or write the bundled images as a folder of JPEG files"
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("action", choices=["inspect", "verify"], help="say what is in a set; or re-hash it")
-    parser.add_argument("path", type=str, help="packed set")
+    parser.add_argument("action", choices=["inspect", "verify", "sample"], help=actions)
+    parser.add_argument("path", type=str, help="packed set; or, for sample, a new folder")
     parser.add_argument(
         "--sheet", type=str | None, help="inspect: PNG of random images; default: NAME.png beside the set"
     )
@@ -30,8 +31,12 @@ def run(args: Namespace) -> None:
     from gmsop.data import PackedDataset, contact_sheet, inspect_set
     from gmsop.data.duplicates import in_words
     from gmsop.data.packed import read_meta, verify_checksums
+    from gmsop.data.sample import unpack_sample
 
     path = Path(args.path)
+    if args.action == "sample":
+        out.print(f"{unpack_sample(path):,} images -> {path}/train/CLASS/*, {path}/val/CLASS/*", markup=False)
+        return
     if args.action == "verify" and args.sheet:
         raise ConfigError("verify makes no sheet: --sheet goes with inspect")
     meta = read_meta(path)

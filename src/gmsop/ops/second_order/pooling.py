@@ -268,7 +268,7 @@ MAX_KERNEL_DIM = 128
 """Channels that the Triton kernel is written for, at most."""
 
 CACHED_BYTES = 1 << 19
-"""Bytes of a slice, counting one matrix per image: half a MiB was best of 128 KiB to 2 MiB (benchmarks/RESULTS.md)."""
+"""Bytes of a slice, counting one matrix per image: half a MiB was best of 128 KiB to 2 MiB (docs/results/log.md)."""
 
 
 @register_flop_formula(torch.ops.gmsop.second_order_pool)
