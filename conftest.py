@@ -81,6 +81,7 @@ PAGES = Sybil(
 pytest_collect_file = (START + PAGES).pytest()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list) -> None:
     for item in items:  # the blocks of a page build on one another
         if item.path.suffix == ".md":

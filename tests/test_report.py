@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 import json
 import re
 import shutil
@@ -103,7 +104,7 @@ def test_several_runs_are_compared(pages):
 def test_the_page_is_whole(pages):
     for page in pages:
         text = page.read_text()
-        assert not re.search(r"(src|href)\s*=(?!\"data:)", text)
+        assert not re.search(r"(src|href)\s*=(?!\"(data:|#))", text)
         assert not re.search(r"<script|<link|@import|url\(", text)
         assert all(word in text for word in ("<dt>git</dt>", "torch ", "batch_size: 30", "hardware"))
 
@@ -281,3 +282,27 @@ def test_in_a_browser(pages, tmp_path, width):
     assert wide <= room <= width
     assert broken == 0
     assert pictures > 8
+
+
+def test_the_page_can_be_used_by_keyboard_and_screen_reader(pages):
+    for page in pages:
+        text = page.read_text()
+        ids = re.findall(r'\bid="([^"]+)"', text)
+        assert len(ids) == len(set(ids))
+        assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
+        assert all("scope=" in cell for cell in re.findall(r"<th[ >][^>]*>?", text))
+        assert all(re.search(r'alt="[^"]', image) for image in re.findall(r"<img [^>]*>", text))
+        assert all("tabindex" in box for box in re.findall(r'<(?:div|figure) class="wide"[^>]*>', text))
+        assert text.count("<main>") == text.count("</main>") == 1
+        levels = [int(level) for level in re.findall(r"<h(\d)", text)]
+        assert levels[0] == 1
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+        assert "prefers-color-scheme: dark" in text
+        assert "@media print" in text
+
+
+def test_the_page_says_how_to_do_it_again(pages):
+    text = html.unescape(pages[0].read_text())
+    recipe = base64.b64decode(re.search(r'download="recipe.yaml" href="data:text/yaml;base64,([^"]+)"', text)[1])
+    assert yaml.safe_load(recipe)["batch_size"] == 30
+    assert re.search(r"gmsop train --recipe recipe.yaml --data \S+ --out \S+-again\ngmsop report ", text)

@@ -18,12 +18,12 @@ def survived(script: Path, *words: str) -> int:
 
 
 def test_damaged_files_are_read_or_refused():
-    assert survived(SCRIPT, "--cases", "20") == 21 * 20
+    assert survived(SCRIPT, "--cases", "10") == 21 * 10
 
 
 def test_the_next_run_ends_as_if_nothing_had_happened():
-    """`make fuzz` kills before every change; here before every twentieth."""
-    assert survived(CRASH, "--every", "20", "--first", "7") >= 8
+    """`make fuzz` kills before every change; here before every thirtieth."""
+    assert survived(CRASH, "--every", "30", "--first", "7") >= 5
 
 
 PROGRAM = """

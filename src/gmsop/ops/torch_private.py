@@ -64,3 +64,13 @@ def has_tangent(*inputs: Tensor) -> bool:
     """Return whether one of the inputs takes part in forward-mode differentiation."""
     level = _private(forward_ad, "_current_level")
     return (level is _MISSING or level >= 0) and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)
+
+
+def aot_inductor() -> Any:
+    """Return what has `aoti_compile_and_package` and `aoti_load_package`; None where they are gone.
+
+    PyTorch documents both, in a module whose name says that it is private.
+    """
+    found = _private(torch, "_inductor")
+    names = ("aoti_compile_and_package", "aoti_load_package")
+    return None if any(_private(found, name) is _MISSING for name in names) else found

@@ -1,8 +1,9 @@
 """Write the page: what it says about each run, and how the runs compare."""
 
 import base64
+import shlex
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,7 @@ def _details(label: str, folder: RunFolder, data: str | Path | None, images: int
     gated = "gate_weight" in folder.arrays
     shown, note = _heat_rows(folder) if gated else ([], "")
     weight = folder.arrays["gate_weight"][shown] if shown else np.zeros((0, 0))
+    recipe = yaml.safe_dump(folder.recipe, sort_keys=False)
     share = 100 * weight / np.maximum(weight.sum(1, keepdims=True), 1e-30)
     return {
         "label": label,
@@ -171,8 +173,23 @@ def _details(label: str, folder: RunFolder, data: str | Path | None, images: int
         "pictures": _pictures(folder.path),
         "starts": folder.starts,
         "skipped": int(sum(row.get("train/skipped_passes", 0) for row in folder.metrics.values())),
-        "recipe": yaml.safe_dump(folder.recipe, sort_keys=False),
+        "recipe": recipe,
+        "recipe_url": "data:text/yaml;base64," + base64.b64encode(recipe.encode()).decode(),
+        "again": _again(folder),
     }
+
+
+def _again(folder: RunFolder) -> str:
+    """Return the commands that train the same again, and look at it."""
+    first: dict[str, Any] = folder.starts[0] if folder.starts else {}
+    said = first.get("data_options")
+    default = asdict(DataOptions())
+    options = {k: v for k, v in said.items() if k in default and v != default[k]} if isinstance(said, dict) else {}
+    words = ["gmsop", "train", "--recipe", "recipe.yaml", "--data", str(first.get("data", "DATA"))]
+    for name, value in options.items():
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    out = f"{folder.path.name}-again"
+    return f"{shlex.join([*words, '--out', out])}\n{shlex.join(['gmsop', 'report', str(folder.path), out])}"
 
 
 PICTURES = {

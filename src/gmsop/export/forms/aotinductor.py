@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gmsop.errors import ConfigError
 from gmsop.export.registry import EXPORT_FORMS, KEY, ExportForm, Run, Traced
+from gmsop.ops.torch_private import aot_inductor
 
 
 def write(traced: Traced, path: Path) -> str:
@@ -23,7 +24,7 @@ def write(traced: Traced, path: Path) -> str:
     """
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise ConfigError("aotinductor compiles C++: there is no g++ on this machine")
-    inductor: Any = torch._inductor
+    inductor = _inductor()
     package = path.with_name(f"{path.name}.pt2")  # PyTorch insists on its extension
     configs = {"aot_inductor.metadata": {KEY: json.dumps(dict(traced.description))}}
     try:
@@ -36,10 +37,16 @@ def write(traced: Traced, path: Path) -> str:
     return f"AOTInductor package of PyTorch {torch.__version__}, for this machine's processor"
 
 
+def _inductor() -> Any:
+    found = aot_inductor()
+    if found is None:
+        raise ConfigError(f"PyTorch {torch.__version__} has no AOTInductor any more that is known here")
+    return found
+
+
 def _loaded(path: Path) -> Any:
-    inductor: Any = torch._inductor
     with path.open("rb") as file:
-        return inductor.aoti_load_package(file)
+        return _inductor().aoti_load_package(file)
 
 
 def run(path: Path) -> Run:
