@@ -52,7 +52,7 @@ SIGNATURES = {
         "model dataset batch_size=256 num_workers=0 precision='32-true' progress=False devices=1"
     ),
     "gmsop.predict": (
-        "model images top=5 exif_orientation=True batch_size=64 num_workers=None precision='32-true' devices='auto' "
+        "model images top=5 exif_orientation=True batch_size=None num_workers=None precision='32-true' devices='auto' "
         "on_error='stop'"
     ),
     "gmsop.probe.extract": (

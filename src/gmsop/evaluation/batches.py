@@ -28,6 +28,11 @@ from gmsop.utils.text import printable
 T = TypeVar("T")
 AHEAD = 3
 """Batches that are decoded, or computed, at a time."""
+LARGEST = 64
+"""Images in a batch where nothing is said."""
+CACHED_PIXELS = 4 * 224 * 224
+"""Pixels of a batch on a CPU where nothing is said. Features of more of them leave the processor's caches: 64 images of
+224 pixels take EfficientNet-Lite0 more than twice as long each as four of them (docs/results/prediction.md)."""
 
 
 class Batch(NamedTuple, Generic[T]):
@@ -53,7 +58,7 @@ def in_batches(
     images: Iterable[FoundImage],
     compute: Callable[[PooledClassifier, Tensor], T],
     preprocess: Preprocess,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     num_workers: int | None = None,
     precision: str = "32-true",
     devices: str | Sequence[str | torch.device] = "auto",
@@ -63,6 +68,7 @@ def in_batches(
     Args:
         compute: takes the model and its input (b, 3, S, S), in inference mode; gives what lies on a CPU.
         preprocess: how images are read.
+        batch_size: images at a time on each device; None: `LARGEST`, on a CPU as many as make up `CACHED_PIXELS`.
         num_workers: threads that decode; None: as many as there are processors for this process; 0: none beside.
         precision: one of `PRECISIONS`.
         devices: "auto": where the model is, or all GPUs if there are any; a number of GPUs; or devices of PyTorch.
@@ -70,12 +76,15 @@ def in_batches(
     Raises:
         ConfigError: a size, a number, a precision or devices that cannot be.
     """
-    if batch_size < 1 or (num_workers is not None and num_workers < 0):
+    if (batch_size is not None and batch_size < 1) or (num_workers is not None and num_workers < 0):
         raise ConfigError(f"batch_size {batch_size} and num_workers {num_workers}: must be at least 1 and 0")
     if precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     model.eval()
     replicas = _replicas(model, devices)
+    if batch_size is None:
+        on_cpu = any(next(replica.parameters()).device.type == "cpu" for replica in replicas)
+        batch_size = min(LARGEST, max(1, CACHED_PIXELS // preprocess.image_size**2)) if on_cpu else LARGEST
     return _batches(replicas, iter(images), compute, preprocess, batch_size, num_workers, precision)
 
 

@@ -31,7 +31,8 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 def add_batch_options(parser: ArgumentParser) -> None:
     """Add the options of a command that runs a model over many images."""
-    parser.add_argument("--batch_size", type=int, default=64, help="images at a time on each device")
+    batch = "images at a time on each device; default: 64, on a CPU fewer of large images"
+    parser.add_argument("--batch_size", type=int | None, help=batch)
     threads = "threads that decode images; default: as many as there are processors"
     parser.add_argument("--num_workers", type=int | None, help=threads)
     parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, 16-mixed or 64-true")
