@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gmsop.backbones.timm_models import TimmBackbone
 from gmsop.convert import load_matconvnet, load_mpncov
+from gmsop.engine.messages import say
 from gmsop.errors import CheckpointError
 from gmsop.models import PooledClassifier
 from gmsop.training.recipe import Recipe
@@ -62,8 +64,10 @@ def start_from_weights(model: PooledClassifier, recipe: Recipe, class_names: Seq
 def _pretrained(model: PooledClassifier, recipe: Recipe) -> Start:
     trunk = model.backbone
     assert isinstance(trunk, TimmBackbone)
-    load_backbone(trunk, pretrained_state(recipe.backbone, in_chans=model.in_chans), recipe.backbone)
     package = PACKAGES.get(recipe.backbone.partition(".")[0])
+    if package is None or find_spec(package.module) is None:
+        say(f"fetching timm's weights of {recipe.backbone}; without a network it takes a minute to give up")
+    load_backbone(trunk, pretrained_state(recipe.backbone, in_chans=model.in_chans), recipe.backbone)
     where = f"timm's {recipe.backbone}, or a package of them" if package else f"timm's {recipe.backbone}"
     count = len(trunk.model.state_dict())
     return Start(where, None, [f"{count} tensors of the backbone; the head and the classifier are new"])
