@@ -5,10 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; the processes that tests start follow
-    os.environ["OMP_NUM_THREADS"] = "1"
-
 import torch
 
 if not torch.cuda.is_available():
