@@ -82,6 +82,19 @@ def test_several_layers():
     assert [part.name for part in explain(model, image_of(PIXELS)).parts] == ["layer 1", "layer 2"]
 
 
+def test_tokens_are_laid_out_as_patches():
+    """A vision transformer whose patches are the pixels' own means: the energy is where the image varies."""
+    torch.manual_seed(0)
+    model = gmsop.attach("test_vit", "sr_sop", 3).eval()
+    pixels = np.full((160, 160, 3), 128, np.uint8)
+    pixels[:32, -32:] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    (part,) = explain(model, image_of(pixels)).parts
+    side = part.energy.shape[0]
+    assert part.energy.shape == (side, side) == part.features.shape[1:]
+    row, column = np.unravel_index(part.energy.argmax(), part.energy.shape)
+    assert row < side / 2 < column + 1
+
+
 def test_what_cannot_be_explained():
     model = made("gap_tiny")
     model.pretrained_cfg["label_names"] = ["river", "lake", "sea", "road"]

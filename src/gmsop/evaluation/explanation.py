@@ -1,5 +1,6 @@
 """Say what decided about an image: the gate's choice, where features vary, which channel pairs move the logit."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -79,7 +80,8 @@ def explain(
         class_name: the class; None: the likeliest.
 
     Raises:
-        ConfigError: the model has no classifier, or its head pools by nothing that is known here.
+        ConfigError: the model has no classifier, or its head pools by nothing that is known here; tokens that are no
+            square of patches.
         UnknownNameError: no such class; the text lists the nearest.
         DataError, OSError: the image cannot be read.
     """
@@ -104,6 +106,7 @@ def explain(
     weights = {}
     if routing is not None:
         weights = dict(zip(routing.indices[0].tolist(), routing.gates[0].tolist(), strict=True))
+    seen = [(place, module, _as_map(model, features), vector) for place, module, features, vector in seen]
     parts = [
         _part(place, module, features, torch.zeros_like(vector) if grad is None else grad, weights)
         for (place, module, features, vector), grad in zip(seen, grads, strict=True)
@@ -144,6 +147,20 @@ def _pooled(model: PooledClassifier) -> Iterator[_Seen]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _as_map(model: PooledClassifier, features: Tensor) -> Tensor:
+    """Lay a transformer's tokens (1, D, M, 1) out as the square of patches that they are, row by row.
+
+    Raises:
+        ConfigError: they are no square, so that where they lie in the image is not known.
+    """
+    if model.output_fmt != "NLC" or features.shape[3] != 1:
+        return features
+    side = math.isqrt(features.shape[2])
+    if side * side != features.shape[2]:
+        raise ConfigError(f"explain: {features.shape[2]} tokens are no square: where they lie is not known")
+    return features.reshape(*features.shape[:2], side, side)
 
 
 def _part(place: str, module: nn.Module, features: Tensor, grad: Tensor, weights: dict[int, float]) -> Part:
