@@ -110,8 +110,11 @@ def _timed(model: Run, file: Run, batch: NDArray[Any]) -> tuple[float, float, fl
     return statistics.median(times[0]), statistics.median(times[1]), ratio
 
 
-def require_agreement(agreement: Agreement, path: Path) -> None:
+def require_agreement(agreement: Agreement, path: Path, gated: bool) -> None:
     """Refuse a file that does not answer as the model does.
+
+    Args:
+        gated: whether the model has a gate, for the error's hint.
 
     Raises:
         ConfigError: it does not.
@@ -119,8 +122,10 @@ def require_agreement(agreement: Agreement, path: Path) -> None:
     if agreement.error <= TOLERANCE and agreement.same == agreement.images:
         return
     differs = agreement.images - agreement.same
+    hint = "Weights that were never trained may give covariances so nearly singular that rounding decides"
+    if gated:
+        hint = "With a gate that was never trained, all components tie, and which ones it takes is left to rounding"
     raise ConfigError(
-        f"{path}: the file does not answer as the model does: logits differ by up to {agreement.error:.1e} of "
-        f"the largest (allowed: {TOLERANCE:.0e}), {differs} of {agreement.images} images get another class. With a "
-        "gate that was never trained, all components tie, and which ones it takes is left to rounding"
+        f"{path}: the file does not answer as the model does: logits differ by up to {agreement.error:.1e} of the "
+        f"largest (allowed: {TOLERANCE:.0e}), {differs} of {agreement.images} images get another class. {hint}"
     )

@@ -92,7 +92,7 @@ def export_model(
         made_of = form.write(Traced(program, description, opset), temporary)
         exported = form.run(temporary)
         agreement = compare(_eager(whole), exported, whole.inputs, pixels, progress)
-        require_agreement(agreement, path)
+        require_agreement(agreement, path, model.gate is not None)
         if quantize is not None:
             calibration = pixels_of(calibrate, how, 200, None, progress, train=True) if calibrate is not None else None
             inputs = None if calibration is None else whole.inputs(calibration.images)
@@ -130,7 +130,7 @@ def verify(
     whole = _Whole(model, how, own["input"]["normalised_inside"])
     agreement = compare(_eager(whole), form.run(path), whole.inputs, pixels, progress)
     if description.get("quantized") is None:
-        require_agreement(agreement, path)
+        require_agreement(agreement, path, model.gate is not None)
     shape = tuple(description["input"]["shape"])
     return Exported(path, form.name, None, shape, description["input"]["dtype"], agreement)
 
