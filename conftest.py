@@ -4,7 +4,6 @@ A command of gmsop's is run in this process, which saves the seconds of an impor
 here, because it needs data or a machine that is not at hand, has the comment `skip: next` before it.
 """
 
-import contextlib
 import os
 import shlex
 import shutil
@@ -58,8 +57,7 @@ def run_shell(example) -> None:
         words = shlex.split(line, comments=True)
         if words[:1] == ["gmsop"] and not {"|", ">", "<"} & set(words):
             expanded = [name for word in words[1:] for name in (_expanded(word) if f"'{word}'" not in line else [word])]
-            with contextlib.suppress(SystemExit):
-                assert main(expanded) == 0, line
+            assert main(expanded) == 0, line
         else:
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             words = ["bash", "-eo", "pipefail", "-c", line]

@@ -132,6 +132,25 @@ def test_files_and_going_on(model_file, photos, tmp_path, suffix, capsys):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_a_file_is_not_gone_on_with_by_another_whitening(model_file, photos, tmp_path, monkeypatch, capsys):
+    from gmsop.evaluation.vector_files import VectorFile
+
+    def dies(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VectorFile, "finish", dies)
+    out = tmp_path / "v.npy"
+    words = ["embed", model_file, str(photos), "--out", str(out), "--whiten", str(photos), "--whiten_dim"]
+    assert main([*words, "4"]) == 130
+    assert main([*words, "4"]) == 1
+    assert "v.whitening.npz is there already" in capsys.readouterr().err
+    assert main([*words, "5", "--resume"]) == 1
+    assert "was begun with another whitening" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([*words, "4", "--resume"]) == 0
+    assert np.load(out).shape == (12, 4)
+
+
 def test_nearest_and_recall_in_the_terminal(model_file, photos, capsys):
     query = str(photos / "class 1" / "4.png")
     assert main(["embed", model_file, str(photos), "--nearest", query, "--top", "3", "--json"]) == 0

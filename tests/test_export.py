@@ -210,6 +210,9 @@ def test_destinations_and_packages(gated, tmp_path, monkeypatch):
     (tmp_path / "m.onnx").write_text("old")
     with pytest.raises(ConfigError, match="--overwrite replaces it"):
         export_model(gated, tmp_path / "m.onnx")
+    for name, to in (("n.pt2", "onnx"), ("n.aot.pt2", "torch-export"), ("n", "torch-export")):
+        with pytest.raises(ConfigError, match=f"a file of the form {to} ends in"):
+            export_model(gated, tmp_path / name, to)
     with pytest.raises(ConfigError, match="a folder"):
         export_model(gated, tmp_path)
     with pytest.raises(ConfigError, match="no classifier"):
@@ -218,7 +221,7 @@ def test_destinations_and_packages(gated, tmp_path, monkeypatch):
         export_model(torch.nn.Linear(2, 2), tmp_path / "n.onnx")
     find = __import__("importlib.util").util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    with pytest.raises(ConfigError, match=r"onnx needs onnxruntime: pip install 'gmsop\[export\]'"):
+    with pytest.raises(ConfigError, match=r"onnx needs onnxruntime: pip install onnxruntime"):
         export_model(gated, tmp_path / "n.onnx")
 
 

@@ -69,6 +69,11 @@ def test_a_stream_and_pixels(model, folder, expected):
                     label,
                 )
 
+    class Counted(Stream):
+        def __len__(self):
+            return 20
+
+    assert gmsop.evaluate(model, Counted()).confusion.equal(expected.confusion)
     assert gmsop.evaluate(model, Stream()).confusion.equal(expected.confusion)
     tensors = [(torch.from_numpy(np.array(image)).permute(2, 0, 1), label) for image, label in Stream()]
     assert gmsop.evaluate(model, tensors).confusion.equal(expected.confusion)

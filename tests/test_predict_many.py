@@ -110,6 +110,21 @@ def test_settings_that_cannot_be(model, settings):
         list(gmsop.predict(model, [], **settings))
 
 
+def test_auto_takes_whatever_accelerator_there_is(model, monkeypatch):
+    """Here with a stand-in: two devices of a kind that is not CUDA."""
+    from gmsop.evaluation.batches import _replicas
+
+    taken = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: taken.append(str(device)) or self)
+    for devices in ("auto", "2"):
+        taken.clear()
+        assert len(_replicas(model, devices)) == 2
+        assert taken == ["mps:0", "mps:1"]
+
+
 def test_words_become_images_in_order(photos, tmp_path):
     shard = tmp_path / "shard.tar.gz"
     with tarfile.open(shard, "w:gz") as tar:
@@ -189,7 +204,8 @@ def test_gone_on_with_after_half_a_line(model_file, photos, tmp_path, capsys):
 def _header(model_file):
     from gmsop.weights.fingerprint import fingerprint
 
-    of = {"model": fingerprint(gmsop.load_model(model_file)), "top": 5, "EXIF orientation": True}
+    of = {"model": fingerprint(gmsop.load_model(model_file)), "top": 5, "precision": "32-true"}
+    of |= {"EXIF orientation": True}
     return json.dumps({"of": of}) + "\n"
 
 

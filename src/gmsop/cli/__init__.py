@@ -116,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if named:
                 # `arguments` sees all words, because a recipe on the command line sets the defaults of its options.
                 module.arguments(sub, with_config(argv[1:]))
-                sub.add_argument("--config", action="config", help="YAML file of options; those given here go before")
+                sub.add_argument(
+                    "--config", action="config", help="YAML file of options; those on the command line override it"
+                )
                 positional = [str(a.metavar or a.dest).upper() for a in sub._actions if not a.option_strings]
                 sub.usage = " ".join(["gmsop", name, *positional, "[options]"])
         if not argv:

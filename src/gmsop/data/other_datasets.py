@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from gmsop.data.images import upright_rgb
 from gmsop.data.preprocess import Preprocess
@@ -44,7 +45,8 @@ class OtherDataset:
                 raise DataError(f"{self.path} has a class {missing[0]!r}, which the model does not know")
             self._places = np.array([known.index(name) for name in own])
         self._classes = len(own) if own else classes
-        self.has_length = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        streamed = isinstance(dataset, IterableDataset)  # which has a __getitem__ that only raises
+        self.has_length = not streamed and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
 
     def __len__(self) -> int:
         return len(self.dataset) if self.has_length else 1  # it is not known before the end

@@ -5,7 +5,6 @@ processes. At any time a few batches are in memory, however many images follow.
 """
 
 import copy
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from gmsop.data.preprocess import Preprocess
 from gmsop.engine.precision import PRECISIONS
 from gmsop.errors import ConfigError, DataError
 from gmsop.models.classifier import PooledClassifier
+from gmsop.utils.processors import available_processors
 from gmsop.utils.text import printable
 
 T = TypeVar("T")
@@ -93,16 +93,16 @@ def _replicas(model: PooledClassifier, devices: str | Sequence[str | torch.devic
     own = next(model.parameters()).device
     found: list[torch.device]
     if isinstance(devices, str):
-        there = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        kind: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        there = 0 if kind is None else torch.accelerator.device_count()
         if devices == "auto":
-            found = [torch.device("cuda", i) for i in range(there)] if there and own.type == "cpu" else [own]
+            found = [torch.device(kind.type, i) for i in range(there)] if there and own.type == "cpu" else [own]
         elif devices.isdecimal():
             if devices == "1" and not there:
                 found = [own]
             elif not 1 <= int(devices) <= there:
                 raise ConfigError(f"devices: {devices} asked for, this machine has {there} GPUs")
             else:
-                kind: Any = torch.accelerator.current_accelerator()
                 found = [torch.device(kind.type, i) for i in range(int(devices))]
         else:
             return _replicas(model, devices.split(","))
@@ -127,7 +127,7 @@ def _batches(
     num_workers: int | None,
     precision: str,
 ) -> Iterator[Batch[T]]:
-    threads = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    threads = available_processors() if num_workers is None else num_workers
     run = _Run(replicas, compute, preprocess, precision)
     if threads == 0 and len(replicas) == 1:
         while found := list(islice(images, batch_size)):

@@ -1,5 +1,6 @@
 """Turn images into vectors, as a search index takes them, and look for the nearest."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +27,12 @@ FIT_ON = 10_000
 
 
 def pooled(model: PooledClassifier, inputs: Tensor) -> Tensor:
-    """What the classifier sees; of a mixture, weighted by its gate."""
+    """Return what the classifier sees; of a mixture, weighted by its gate."""
     return model.forward_head(model.forward_features(inputs), pre_logits=True)
 
 
 def ungated(model: PooledClassifier, inputs: Tensor) -> Tensor:
-    """Of a mixture, the mean over all components, whatever the gate says."""
+    """Return the mean over all components of a mixture, whatever its gate says."""
     if not isinstance(model.pool, GatedMixture):
         raise ConfigError("vectors ungated: the head is no mixture")
     x = _map(model, inputs)
@@ -39,7 +40,7 @@ def ungated(model: PooledClassifier, inputs: Tensor) -> Tensor:
 
 
 def average(model: PooledClassifier, inputs: Tensor) -> Tensor:
-    """The mean of the backbone's features, whatever the head is."""
+    """Return the mean of the backbone's features, whatever the head is."""
     maps = _map(model, inputs)
     return torch.cat([each.mean((2, 3)) for each in (maps if isinstance(maps, tuple) else (maps,))], 1)
 
@@ -86,6 +87,11 @@ class Whitening:
 
     def __call__(self, vectors: Floats) -> Floats:
         return ((vectors - self.mean) @ self.projection).astype(np.float32)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a checksum, by which vectors of another whitening are told apart."""
+        return hashlib.sha256(self.mean.tobytes() + self.projection.tobytes()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write a .npz file.

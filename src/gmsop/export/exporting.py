@@ -143,10 +143,16 @@ def form_of(path: Path) -> ExportForm:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    for form in sorted(EXPORT_FORMS, key=lambda form: -len(form.suffix)):
-        if path.name.endswith(form.suffix):
-            return form
-    raise ConfigError(f"{path}: exported files end in {', '.join(form.suffix for form in EXPORT_FORMS)}")
+    form = _form_by_name(path)
+    if form is None:
+        raise ConfigError(f"{path}: exported files end in {', '.join(form.suffix for form in EXPORT_FORMS)}")
+    return form
+
+
+def _form_by_name(path: Path) -> ExportForm | None:
+    """Return the form with the longest extension that the name ends in."""
+    fitting = [form for form in EXPORT_FORMS if path.name.endswith(form.suffix)]
+    return max(fitting, key=lambda form: len(form.suffix), default=None)
 
 
 class _Whole(nn.Module):
@@ -203,7 +209,7 @@ def _require_possible(
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} is there already: --overwrite replaces it")
     if missing := [name for name in form.needs if importlib.util.find_spec(name) is None]:
-        raise ConfigError(f"{form.name} needs {', '.join(missing)}: pip install 'gmsop[export]'")
+        raise ConfigError(f"{form.name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
     if opset is not None and not form.has_opset:
         raise ConfigError(f"--opset is ONNX's, {form.name} has none")
     if quantize not in (None, "int8"):
@@ -212,6 +218,8 @@ def _require_possible(
         raise ConfigError("quantize goes with onnx: onnxruntime does it")
     if calibrate is not None and quantize is None:
         raise ConfigError("calibrate goes with quantize int8")
+    if _form_by_name(path) is not form:  # by its name it is told what it is, when it is verified
+        raise ConfigError(f"{path}: a file of the form {form.name} ends in {form.suffix}")
 
 
 def _trace(whole: _Whole, pixels: Any, dynamic_size: bool) -> torch.export.ExportedProgram:

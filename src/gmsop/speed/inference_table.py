@@ -3,6 +3,7 @@
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gmsop.backbones import BACKBONES
 from gmsop.errors import UnknownNameError
+from gmsop.export.forms import onnx_file
 from gmsop.models import create_model, list_models
 from gmsop.models.names import named_spec
 from gmsop.models.spec import default_spec
@@ -69,14 +71,10 @@ def _evaluation(model: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[
 
 
 def _onnx(model: torch.nn.Module, images: Tensor) -> Callable[[], Any]:
-    import onnxruntime
-
     program = torch.onnx.export(model, (images,), dynamo=True, verbose=False)
     assert program is not None
     with tempfile.TemporaryDirectory() as folder:
         program.save(f"{folder}/model.onnx")
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads would slow others
-        session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: images.numpy()}
-    return lambda: session.run(None, feed)[0]
+        run = onnx_file.run(Path(folder) / "model.onnx")
+    pixels = images.numpy()
+    return lambda: run(pixels)

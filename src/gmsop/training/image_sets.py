@@ -1,6 +1,5 @@
 """Make of a run's images what it trains on and what it validates on, as its recipe and its model see them."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from gmsop.data.training_images import TrainingImages, find_training_images
 from gmsop.data.transforms import Augmentation
 from gmsop.errors import ConfigError, DataError
 from gmsop.training.recipe import Recipe
+from gmsop.utils.processors import available_processors
 from gmsop.utils.text import printable
 
 ImageSet = PackedDataset | Photographs | Streamed
@@ -132,5 +132,5 @@ def workers_of(recipe: Recipe, ranks_here: int) -> int:
         return recipe.num_workers
     if recipe.images == "squares":
         return 0  # reading pages of a memory map costs less than passing them between processes
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = available_processors()
     return max(1, min(MOST_WORKERS, processors // max(1, ranks_here)))

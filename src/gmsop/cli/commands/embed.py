@@ -1,6 +1,5 @@
 """`gmsop embed` turns images into vectors for a search index, and looks for the nearest."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.commands.predict import add_batch_options
-from gmsop.cli.printing import Failures, err, note, out
+from gmsop.cli.printing import Failures, err, note, out, print_json
 from gmsop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,20 +78,26 @@ def _whitening(args: Namespace, model: "PooledClassifier", settings: dict[str, A
         return None
     if Path(args.whiten).suffix == ".npz":
         return Whitening.load(Path(args.whiten))
-    found = []
+    file = Path(args.out).with_suffix(".whitening.npz") if args.out else None
+    if file is not None and file.exists() and not (args.overwrite or args.resume):
+        raise ConfigError(f"{file} is there already: --whiten {file} uses it, --overwrite replaces it")
+    found, unread = [], 0
     with progress_bar(True) as bar:
         task = bar.add_task("fitting the whitening", total=None)
         for each in embedded(model, iter_images([args.whiten]), **{**settings, "whitening": None, "normalize": False}):
-            if each.vector is not None:
+            if each.vector is None:
+                unread += 1
+            else:
                 found.append(each.vector)
             bar.advance(task)
             if len(found) == FIT_ON:
                 break
     if not found:
         raise ConfigError(f"--whiten {args.whiten}: no image that can be read")
+    if unread:
+        err.print(f"gmsop: warning: the whitening does without {unread:,} images that cannot be read", markup=False)
     whitening = Whitening.fit(np.stack(found), args.whiten_dim)
-    if args.out:
-        file = Path(args.out).with_suffix(".whitening.npz")
+    if file is not None:
         whitening.save(file)
         note(f"whitening, fitted on {len(found):,} images: {file}")
     return whitening
@@ -127,7 +132,9 @@ def _embed(args: Namespace, model: "PooledClassifier", settings: dict[str, Any])
 
         if args.out:
             of = {"model": fingerprint(model), "vectors": args.vectors, "normalize": args.normalize}
-            of |= {"whitening": args.whiten, "EXIF orientation": args.exif_orientation}
+            whitening: Whitening | None = settings["whitening"]
+            of |= {"whitening": whitening and whitening.fingerprint, "precision": args.precision}
+            of |= {"EXIF orientation": args.exif_orientation}
             with VectorFile(Path(args.out), of, args.resume, args.overwrite) as file:
                 failed.count_again(file.there.records())
                 if file.there.count:
@@ -147,7 +154,7 @@ def _embed(args: Namespace, model: "PooledClassifier", settings: dict[str, Any])
         rows, scores = nearest(vectors, query.vector[None], args.top)
         pairs = [(names[row], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
         if args.json:
-            print(json.dumps({"query": query.name, "nearest": [{"image": n, "score": s} for n, s in pairs]}))
+            print_json({"query": query.name, "nearest": [{"image": n, "score": s} for n, s in pairs]})
         else:
             out.print(f"nearest to {printable(query.name)}:", markup=False)
             for name, score in pairs:
@@ -182,7 +189,7 @@ def _recall(args: Namespace, model: "PooledClassifier", settings: dict[str, Any]
         raise ConfigError(f"--recall {args.recall}: fewer than two images that can be read")
     recall = recall_at(np.stack(vectors), labels, args.k)
     if args.json:
-        print(json.dumps({"images": len(vectors), "vectors": args.vectors, "recall": recall}))
+        print_json({"images": len(vectors), "vectors": args.vectors, "recall": recall})
         return
     shown = ", ".join(f"recall@{k} {value:.1f} %" for k, value in recall.items())
     out.print(f"{args.vectors}, {vectors[0].shape[0]:,} numbers, {len(vectors):,} images: {shown}", markup=False)

@@ -1,6 +1,5 @@
 """`gmsop explain` shows what decided about images."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import err, note, out
+from gmsop.cli.printing import err, note, out, print_json
 from gmsop.errors import ConfigError
 
 GROUP = "use"
@@ -73,7 +72,7 @@ def run(args: Namespace) -> int:
                 }
                 for part in each.parts
             ]  # fmt: skip
-            print(json.dumps({"image": each.name, "class": each.explained, "logit": each.logit, "parts": parts}))
+            print_json({"image": each.name, "class": each.explained, "logit": each.logit, "parts": parts})
             continue
         name, probability = each.classes[0]
         out.print(f"{printable(each.name)}: {printable(name)} {100 * probability:.1f} %", markup=False)

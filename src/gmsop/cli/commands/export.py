@@ -1,13 +1,12 @@
 """`gmsop export` writes a model as a file that runs without gmsop."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gmsop.cli.printing import note, out
+from gmsop.cli.printing import note, out, print_json
 
 if TYPE_CHECKING:
     from gmsop.export import Exported
@@ -75,7 +74,7 @@ def _print(done: "Exported", as_json: bool) -> None:
                 for size, values in agreement.milliseconds.items()
             },
         }  # fmt: skip
-        print(json.dumps(found))
+        print_json(found)
         return
     routing = {"sparse": ", routing: sparse (the chosen components)", "dense": ", routing: dense (all components)"}
     out.print(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB): {done.made_of}"

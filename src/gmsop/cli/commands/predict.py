@@ -82,7 +82,8 @@ def run(args: Namespace) -> int:
     failed = Failures()
     if path is not None:
         assert form is not None
-        of = {"model": fingerprint(model), "top": top, "EXIF orientation": args.exif_orientation}
+        of = {"model": fingerprint(model), "top": top, "precision": args.precision}
+        of |= {"EXIF orientation": args.exif_orientation}
         with Unfinished(path, of, args.resume, args.overwrite) as there:
             failed.count_again(there.records())
             if there.count:

@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +49,12 @@ def _plain(description: Mapping[str, Any]) -> dict[str, str]:
     return {**{key: json.dumps(value) for key, value in shown.items()}, "classes": json.dumps(description["classes"])}
 
 
-class _quiet:  # noqa: N801 - used as a function
-    """Keeps PyTorch's exporter from printing; what matters is raised."""
-
-    def __enter__(self) -> None:
-        import contextlib
-        import warnings
-
-        self.stack = contextlib.ExitStack()
-        self.stack.enter_context(warnings.catch_warnings())
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch's exporter from printing; what matters is raised."""
+    with warnings.catch_warnings(), Path(os.devnull).open("w") as null, redirect_stdout(null):
         warnings.simplefilter("ignore")
-        null = self.stack.enter_context(Path(os.devnull).open("w"))
-        self.stack.enter_context(contextlib.redirect_stdout(null))
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
+        yield
 
 
 def run(path: Path) -> Run:
