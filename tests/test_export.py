@@ -171,6 +171,14 @@ def test_a_file_of_another_model(gated, onnx_path, tmp_path):
         gmsop.load_model(onnx_path)
 
 
+def test_one_image_and_half_precision(tmp_path):
+    """One image to compare on does not make the batch's size 1; a model kept in half precision is verified, too."""
+    model = made("gap_tiny").bfloat16()
+    path = tmp_path / "m.pt2"
+    assert export_model(model, path, "torch-export", check_images=1).input_shape[0] == "batch"
+    assert verify(model, path, check_images=5).agreement.same == 5
+
+
 def test_a_file_that_answers_otherwise_is_not_written(gated, tmp_path, monkeypatch):
     right = onnx_file.run
 

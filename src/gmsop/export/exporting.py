@@ -17,6 +17,7 @@ from gmsop.export.description import description_of
 from gmsop.export.quantization import quantize_onnx
 from gmsop.export.registry import EXPORT_FORMS, ExportForm, Traced
 from gmsop.models.classifier import PooledClassifier
+from gmsop.ops.mixture.component_conv import routing_when_exported
 from gmsop.utils.files import writing
 
 ROUTINGS = ("sparse", "dense")
@@ -85,8 +86,9 @@ def export_model(
     pixels = pixels_of(check, how, check_images, model.pretrained_cfg.get("label_names"), progress)
     description = description_of(model, with_preprocess, dynamic_size) | {"quantized": quantize}
     whole = _Whole(model, how, with_preprocess)
-    with _routed(model, routing):
-        program = _trace(whole, pixels.images[:2], dynamic_size)
+    two = pixels.images[[0, -1]]  # with one image, the size of the batch would be recorded as 1
+    with routing_when_exported(routing):
+        program = _trace(whole, two, dynamic_size)
     _require_no_own_operators(program)
     with writing(path) as temporary:
         made_of = form.write(Traced(program, description, opset), temporary)
@@ -96,7 +98,7 @@ def export_model(
         if quantize is not None:
             calibration = pixels_of(calibrate, how, 200, None, progress, train=True) if calibrate is not None else None
             inputs = None if calibration is None else whole.inputs(calibration.images)
-            made_of += f", {quantize_onnx(temporary, inputs, description)}"
+            made_of += f", {quantize_onnx(temporary, inputs)}"
             agreement = compare(_eager(whole), form.run(temporary), whole.inputs, pixels, progress)
     shape = tuple(description["input"]["shape"])
     return Exported(
@@ -121,10 +123,10 @@ def verify(
     description = form.read_description(path)
     if description is None:
         raise ConfigError(f"{path}: not exported by gmsop: its metadata says nothing of it")
+    model = copy.deepcopy(model).cpu().float().eval()  # as it was exported, whatever it is kept in
     own = description_of(model, description["input"]["dtype"] == "uint8", "height" in description["input"]["shape"])
     if description["weights"] != own["weights"]:
         raise ConfigError(f"{path}: exported from another model than this one, or from one trained further")
-    model = copy.deepcopy(model).cpu().float().eval()
     how = Preprocess.of(model.pretrained_cfg)
     pixels = pixels_of(check, how, check_images, model.pretrained_cfg.get("label_names"), progress)
     whole = _Whole(model, how, own["input"]["normalised_inside"])
@@ -237,12 +239,6 @@ def _trace(whole: _Whole, pixels: Any, dynamic_size: bool) -> torch.export.Expor
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "; without --dynamic_size it may go" if dynamic_size else ""
         raise ConfigError(f"torch.export cannot trace this model{hint}: {reason}") from error
-
-
-def _routed(model: PooledClassifier, routing: str) -> Any:
-    from gmsop.ops.mixture.component_conv import routing_when_exported
-
-    return routing_when_exported(routing)
 
 
 def _require_no_own_operators(program: torch.export.ExportedProgram) -> None:

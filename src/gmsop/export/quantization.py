@@ -1,7 +1,6 @@
 """Turn an ONNX file into one that computes in 8 bits where that is enough: convolutions and linear layers."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ class _Images:
         return next(self.left, None)
 
 
-def quantize_onnx(path: Path, inputs: NDArray[Any] | None, description: Mapping[str, Any]) -> str:
+def quantize_onnx(path: Path, inputs: NDArray[Any] | None) -> str:
     """Replace the file by one in int8.
 
     The covariance, its square root and the gate's choice stay in float32: a root's iterations multiply matrices whose
