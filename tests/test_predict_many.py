@@ -209,6 +209,28 @@ def _header(model_file):
     return json.dumps({"of": of}) + "\n"
 
 
+def test_a_replacement_that_was_killed_is_gone_on_with(model_file, photos, tmp_path, monkeypatch, capsys):
+    from gmsop.evaluation.unfinished import Unfinished
+
+    def dies(self, form, fields):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "answers.csv"
+    out.write_text("old")
+    words = ["predict", str(model_file), str(photos), "--out", str(out)]
+    monkeypatch.setattr(Unfinished, "finish", dies)
+    assert main([*words, "--overwrite"]) == 130
+    monkeypatch.undo()
+    assert out.read_text() == "old"
+    assert main([*words, "--resume", "--overwrite"]) == 1
+    assert "not both" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 1
+    assert "goes on after 22 images" in capsys.readouterr().err
+    assert len(out.read_text().splitlines()) == 23
+    assert main([*words, "--resume"]) == 1
+    assert "it is complete" in capsys.readouterr().err
+
+
 @pytest.mark.xdist_group("processes")
 def test_killed_and_gone_on_with(model_file, photos, tmp_path):
     """A list from standard input that is slow to come, a kill in its middle, and the same file in the end."""

@@ -41,7 +41,9 @@ class Unfinished:
     def __init__(self, path: Path, of: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
         self.path, self.part = path, beside(path, ".unfinished")
         self.of = json.loads(json.dumps(dict(of)))
-        if path.exists() and not overwrite:
+        if resume and overwrite:
+            raise ConfigError("--resume goes on, --overwrite begins anew: not both")
+        if path.exists() and not overwrite and not (resume and self.part.exists()):  # what is there was to be replaced
             hint = "it is complete" if resume else "--overwrite replaces it"
             raise ConfigError(f"{path} is there already: {hint}")
         if path.is_dir():

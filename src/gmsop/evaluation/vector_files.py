@@ -42,7 +42,7 @@ class VectorFile:
         if path.suffix == ".parquet":
             require_pyarrow()
         self.path, self.names = path, path.with_suffix(".json")
-        if path.suffix == ".npy" and self.names.exists() and not overwrite:
+        if path.suffix == ".npy" and self.names.exists() and not (overwrite or resume):
             raise ConfigError(f"{self.names} is there already: --overwrite replaces it")
         self.raw = beside(path, ".vectors")
         self.there = Unfinished(path, of, resume, overwrite)
