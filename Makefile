@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test test-oldest test-timm fuzz lint clean
+.PHONY: demo docs test test-all test-oldest test-timm fuzz lint clean
 
 demo: .venv/installed-demo ## average against second-order pooling on the bundled images, about three minutes on two cores
 	$(BIN)/gmsop demo
@@ -12,13 +12,16 @@ docs: .venv/installed-docs ## the documentation as a site, in docs/_build; nothi
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 	@echo docs/_build/index.html
 
-test: .venv/installed-dev lint ## everything CI runs
+test: .venv/installed-dev lint ## ruff, mypy and the tests, in about four minutes
 	$(BIN)/python -m pytest
+
+test-all: .venv/installed-dev lint ## the tests marked as slow, too: twice as long
+	$(BIN)/python -m pytest -m ""
 
 test-oldest: ## the tests on the oldest versions that pyproject.toml allows
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --disable-pip-version-check -c tests/oldest.txt -e . 'pytest<9.2' pytest-xdist build hatchling scikit-learn pandas datasets webdataset
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest -m ""
 
 # TorchScript is left out, and so is the test that downloads weights. -c: timm's settings name plugins that are not here.
 test-timm: .venv/installed-dev ## timm's own tests over gmsop's models: make test-timm TIMM=path/to/a/clone/of/timm

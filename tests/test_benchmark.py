@@ -10,6 +10,7 @@ from gmsop.speed.timing import WrongResultError
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_every_table_in_small(tmp_path, capfd):
     file = tmp_path / "figures.json"
     tables = ["operator", "head", "step", "inference"]

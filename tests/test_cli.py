@@ -381,6 +381,7 @@ def test_convert(tmp_path, capsys):
     assert "not a readable MATLAB file" in err
 
 
+@pytest.mark.slow
 def test_demo_in_short(tmp_path, capsys):
     status, out, _ = gmsop_(capsys, "demo", "--from_scratch", "--epochs", 1, "--out", tmp_path / "demo")
     assert status == 0

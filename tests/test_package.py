@@ -38,6 +38,7 @@ def test_the_sample_keeps_its_attribution():
     assert "Patrick Helber" in (ROOT / "src" / "gmsop" / "data" / "eurosat_sample.LICENSE").read_text()
 
 
+@pytest.mark.slow
 def test_submodules_are_there_after_the_import():
     code = "import gmsop; print(gmsop.data.PackedDataset.__name__, gmsop.convert.load_matconvnet.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

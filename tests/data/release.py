@@ -10,7 +10,7 @@ from gmsop.data import PackedDataset
 
 
 def sample_images(sample: Path, count: int, size: int = 64) -> np.ndarray:
-    return np.stack([PackedDataset(sample, "train")[i][0] for i in range(count)])[:, :size, :size]
+    return np.array(PackedDataset(sample, "train").images[:count, :size, :size])
 
 
 def planes(images: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT, CRASH = (Path(__file__).with_name(name) for name in ("fuzz.py", "crash.py"))
 
 
@@ -17,10 +19,12 @@ def survived(script: Path, *words: str) -> int:
     return int(tries)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_read_or_refused():
     assert survived(SCRIPT, "--cases", "10") == 21 * 10
 
 
+@pytest.mark.slow
 def test_the_next_run_ends_as_if_nothing_had_happened():
     """`make fuzz` kills before every change; here before every thirtieth."""
     assert survived(CRASH, "--every", "30", "--first", "7") >= 5
@@ -50,6 +54,7 @@ sys.exit(fuzz.main())
 """
 
 
+@pytest.mark.slow
 def test_a_reader_that_breaks_the_promise_is_found():
     program = PROGRAM.format(folder=str(SCRIPT.parent))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

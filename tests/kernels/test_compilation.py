@@ -11,6 +11,7 @@ ASSEMBLER = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernels.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ASSEMBLER.exists(), reason="this Triton cannot compile for NVIDIA")
 @pytest.mark.parametrize("precision", ["tf32x3", "bf16"])
 def test_every_kernel_compiles_for_a_gpu_that_is_not_there(tmp_path, monkeypatch, precision):

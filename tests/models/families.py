@@ -33,6 +33,12 @@ FAMILIES = {
 }  # fmt: skip
 """timm's modules of models, by name, each with one of its small models. Newer and older versions lack some of them."""
 
+QUICK = {
+    "byobnet", "convnext", "deit", "fasternet", "focalnet", "levit", "mambaout", "mobilevit", "mlp_mixer", "pvt_v2",
+    "regnet", "shvit", "starnet", "swin_transformer", "tnt", "vgg", "vision_transformer", "xcit",
+}  # fmt: skip
+"""Families of every layout of features, whose members are made in a moment; the others' tests are slow."""
+
 REAL = [
     "test_byobnet", "test_convnext", "test_mambaout", "test_nfnet", "test_resnet", "test_vit", "test_vit_relpos",
     "test_coatnet", "tinynet_e", "mobilenetv3_small_050", "ghostnet_050", "starnet_s050", "shvit_s1", "regnetx_002",

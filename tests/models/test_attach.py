@@ -5,7 +5,7 @@ import warnings
 import pytest
 import timm
 import torch
-from families import FAMILIES, REAL
+from families import FAMILIES, QUICK, REAL
 from torch import nn
 
 import gmsop
@@ -18,10 +18,15 @@ from gmsop.ops.second_order import reference
 HEADS = gmsop.list_heads()
 SMALL = {"gm_gap": {"num_components": 4}, "gm_sop": {"num_components": 4, "hidden_dim": 16, "reduced_dim": 8}}
 THERE = set(timm.list_models())
-SLOW = {"sequencer2d_s"}  # on the meta device its LSTMs take twenty seconds; `benchmarks/breadth.py` has it
+LEFT_OUT = {"sequencer2d_s"}  # on the meta device its LSTMs take twenty seconds; `benchmarks/breadth.py` has it
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if FAMILIES[family] in THERE - SLOW])
+def some(values, quick):
+    """Mark all but `quick` of them as slow."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("family", some([f for f in FAMILIES if FAMILIES[f] in THERE - LEFT_OUT], QUICK))
 def test_every_family_takes_a_head(family):
     """Only shapes are computed: on the meta device a network takes neither memory nor time."""
     name = FAMILIES[family]
@@ -32,7 +37,7 @@ def test_every_family_takes_a_head(family):
     assert model.fc(model.pool(features)).shape == (2, 5)
 
 
-@pytest.mark.parametrize("number", range(len(REAL)))
+@pytest.mark.parametrize("number", some(range(len(REAL)), range(len(HEADS) + 1)))
 def test_forward_backward_save_and_load(number, tmp_path):
     """Each backbone with one head, all heads in turn."""
     name, head = REAL[number], HEADS[number % len(HEADS)]
@@ -187,7 +192,9 @@ def test_a_module_of_ones_own(layout, tmp_path):
         model.save_pretrained(tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_32", "convnext_tiny", "swin_t"])
+@pytest.mark.parametrize(
+    "name", some(["resnet18", "mobilenet_v3_small", "vit_b_32", "convnext_tiny", "swin_t"], {"resnet18", "swin_t"})
+)
 def test_torchvisions_models(name):
     torchvision = pytest.importorskip("torchvision")
     with torch.no_grad():

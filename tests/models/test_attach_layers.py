@@ -53,7 +53,9 @@ def test_maps_are_those_of_the_model(name):
         torch.testing.assert_close(trunk(x)[-1], alone.positions(alone(x))[0])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name == "test_vit" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_trains_saves_loads_exports(name, tmp_path):
     heads = ["sr_sop", "gap"][: len(CASES[name])]
     model = gmsop.attach(name, heads, 4, layers=CASES[name])

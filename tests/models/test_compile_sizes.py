@@ -18,8 +18,8 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("dynamic", [None, True])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", HEADS)
 def test_batches_of_any_size(name, training, dynamic):
     head = HEADS[name]

@@ -99,6 +99,7 @@ def test_accumulated_passes():
     assert_alike(gradients(scaled, step(by_itself)), gradients(mixture(), step(by_hand)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["gm_sop", "gm_gap"])
 def test_compiled(head):
     def step(loss):
@@ -198,6 +199,7 @@ def run_script(*words):
     return subprocess.run([sys.executable, "-m", "gmsop.timm", *map(str, words)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_timms_script_has_the_balance_loss_in_its_task(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     (tmp_path / "beside.py").touch()  # timm's script imports from beside itself

@@ -308,8 +308,8 @@ def test_large_batches_are_taken_in_parts_without_a_gradient(images, second_orde
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", ["gm_sop_4_2_tiny", "gm_gap_4_2_tiny"])
+@pytest.mark.parametrize("training", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("name", [pytest.param("gm_gap_4_2_tiny", marks=pytest.mark.slow), "gm_sop_4_2_tiny"])
 def test_a_whole_model_compiles_without_a_graph_break(name, training, device):
     model = gmsop.create_model(name, 10).train(training).to(device)
     nn.init.normal_(model.pool.gate.weight)
@@ -325,7 +325,7 @@ def test_a_whole_model_compiles_without_a_graph_break(name, training, device):
         assert relative_error(a, b) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["gm_sop_4_2_tiny", "gm_gap_4_2_tiny"])
+@pytest.mark.parametrize("name", ["gm_sop_4_2_tiny", pytest.param("gm_gap_4_2_tiny", marks=pytest.mark.slow)])
 def test_a_whole_model_exports_for_any_batch(name):
     """As standard operators: who loads the program needs no gmsop."""
     model = gmsop.create_model(name, 10).eval()

@@ -78,6 +78,7 @@ def test_compiles_without_a_graph_break(root):
     assert relative_error(*gradients) < 1e-10
 
 
+@pytest.mark.slow
 def test_second_order_pooling_compiles_with_inductor():
     x = torch.randn(2, 8, 5, 5, requires_grad=True)
     compiled = torch.compile(second_order, fullgraph=True)
@@ -95,7 +96,7 @@ def test_the_gate_compiles_without_a_graph_break():
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_head_keeps_the_operators_and_an_exported_one_shows_their_parts(strict, ties):
     head = GatedMixture.second_order(8, 4, 2, hidden_dim=8, reduced_dim=6, gate_dims=(8, 6)).eval()
     if not ties:

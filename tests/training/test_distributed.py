@@ -191,6 +191,7 @@ def two(small_set, tmp_path_factory):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_run_on_two_machines(two, small_set):
     saved = read_training_checkpoint(two / "last.ckpt")["gmsop"]
     assert (saved["epoch"], saved["world_size"]) == (2, 2)
@@ -201,6 +202,7 @@ def test_a_run_on_two_machines(two, small_set):
     assert result.top1_error == pytest.approx(metrics[1]["val/top1_error"])
 
 
+@pytest.mark.slow
 def test_stopped_on_two_processes_and_gone_on_with(two, small_set, tmp_path):
     """Lightning's own launcher this time; SIGTERM reaches the first process alone."""
     out = tmp_path / "run"
@@ -222,6 +224,7 @@ def test_stopped_on_two_processes_and_gone_on_with(two, small_set, tmp_path):
     assert (out / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on_and_says_so(two, small_set, tmp_path, capfd):
     out = tmp_path / "run"
     run = train(SETTINGS, small_set, out, two / "previous.ckpt", progress=True)
@@ -247,6 +250,7 @@ def poisoned(rank: int, folder: str, set_path: str, port: int) -> None:
     train(settings, set_path, f"{folder}/run", accelerator="cpu")
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(small_set, tmp_path):
     mp.spawn(poisoned, (str(tmp_path), str(small_set), free_port()), nprocs=2)
     metrics = read_metrics(tmp_path / "run" / "metrics.csv")

@@ -89,7 +89,7 @@ def test_an_optimiser_of_timm_by_its_name(small_set, tmp_path):
     assert type(create_optimizer(a_model(), settings)).__name__ == "Lion"
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+@pytest.mark.parametrize("schedule", ["cosine", pytest.param("one_cycle", marks=pytest.mark.slow)])
 def test_adamw_trains_and_goes_on_to_the_bit(small_set, tmp_path, monkeypatch, schedule):
     from gmsop.training.task import TrainingTask
 

@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one(tmp_path):
     """In float64, without BatchNorm statistics of a batch, and without random numbers of a process."""
     photos = make_photos(tmp_path / "my photos")

@@ -79,8 +79,11 @@ OPTIONS = {"schedule": "cosine", "ema_decay": 0.9, "accumulate": 2, "mixup": 0.4
 
 @pytest.mark.parametrize(
     ("changes", "moments"),
-    [({"schedule": "one_cycle", "num_workers": 2}, MOMENTS[1:2]), (OPTIONS, MOMENTS)],
-    ids=["workers", "options"],
+    [
+        pytest.param({"schedule": "one_cycle", "num_workers": 2}, MOMENTS[1:2], id="workers", marks=pytest.mark.slow),
+        pytest.param(OPTIONS, MOMENTS, id="options", marks=pytest.mark.slow),
+        pytest.param(OPTIONS, MOMENTS[2:4], id="two of them"),
+    ],
 )
 def test_killed_again_and_again(small_set, tmp_path, changes, moments):
     settings = recipe(epochs=[1, 2], batch_size=16, checkpoint_every=2, **changes)
@@ -357,6 +360,7 @@ def test_two_runs_cannot_share_a_folder(small_set, tmp_path):
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_killed_reading_process_is_one_line(small_set, tmp_path, monkeypatch):
     step = TrainingTask.training_step
 

@@ -45,7 +45,14 @@ def heard():
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("heard")
 def test_saved_after_the_step_and_gone_on_with(small_set, tmp_path, monkeypatch, whole, number):
     out, before = tmp_path / "run", signal.getsignal(number)

@@ -59,6 +59,7 @@ def ranks(tmp_path_factory, small_set):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_loss_gradients_and_statistics_are_those_of_the_whole_batch(ranks, name):
     step = Step(PREFERENCES[name], 1).train()
@@ -73,6 +74,7 @@ def test_loss_gradients_and_statistics_are_those_of_the_whole_batch(ranks, name)
             assert (rank["gradients"][key] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-14, key
 
 
+@pytest.mark.slow
 def test_a_run_has_the_statistics_of_the_whole_batches(ranks, small_set, tmp_path):
     train(settings(False), small_set, tmp_path / "run", accelerator="cpu", devices=1)
     expected = weights(tmp_path / "run")

@@ -247,6 +247,7 @@ def test_the_rate_of_every_step(small_set, tmp_path, monkeypatch):
     assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
 
 
+@pytest.mark.slow
 def test_a_compiled_model_trains_the_same(small_set, tmp_path, monkeypatch):
     """Traced as any compiled model is, and run by PyTorch's operators, whose numbers are the same to the bit."""
     compile_ = torch.nn.Module.compile

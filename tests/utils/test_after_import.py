@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
 import gmsop
@@ -19,10 +21,19 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_timm_knows_the_models_whichever_is_imported_first():
-    run(CODE.format(first=""))
-    run("import timm, gmsop\nassert len(timm.list_models('gm_sop*')) == 4")
-    run(CODE.format(first="import gmsop.backbones.small, gmsop.training.optimizer"))
+@pytest.mark.parametrize(
+    "code",
+    [
+        CODE.format(first=""),
+        pytest.param("import timm, gmsop\nassert len(timm.list_models('gm_sop*')) == 4", marks=pytest.mark.slow),
+        pytest.param(
+            CODE.format(first="import gmsop.backbones.small, gmsop.training.optimizer"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["gmsop first", "timm first", "parts of gmsop first"],
+)
+def test_timm_knows_the_models_whichever_is_imported_first(code):
+    run(code)
 
 
 def test_a_package_that_is_not_there_is_missed_as_ever():
