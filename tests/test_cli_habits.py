@@ -150,7 +150,7 @@ def test_answers_as_json(words, model_file, photo, capsys):
 
 
 def test_quiet_and_verbose(model_file, tmp_path, capsys):
-    words = ["evaluate", model_file, "--class_csv", str(tmp_path / "c.csv")]
+    words = ["evaluate", model_file, "--class_csv", str(tmp_path / "c.csv"), "--overwrite"]
     assert main([*words, "--quiet"]) == 0
     quiet = capsys.readouterr()
     assert main(words) == 0

@@ -1,6 +1,7 @@
 """Vectors are what the model pools, in order, and gone on with after a kill; neighbours and recall are theirs."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_nearest_and_recall_in_the_terminal(model_file, photos, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["nearest"][0] == {"image": query, "score": pytest.approx(1, abs=1e-5)}
     assert len(found["nearest"]) == 3
-    assert main(["embed", model_file, "--recall", str(photos), "--vectors", "average", "--k", "[1,2]"]) == 0
+    assert main(["embed", model_file, "--recall", str(photos), "--vectors", "average", "--k", "1", "2"]) == 0
     assert "12 images: recall@1" in capsys.readouterr().out
 
 
@@ -171,6 +172,7 @@ def test_nearest_and_recall_in_the_terminal(model_file, photos, capsys):
         (["x.png", "--out", "v.npy", "--vectors", "gated"], "vectors are pooled, ungated, average"),
         (["x.png", "--out", "v.npy", "--whiten", "nowhere.npz"], "no whitening"),
         (["--recall", "nowhere"], "nowhere"),
+        (["x.png", "--out", "v.npy", "--whiten_dim", "8"], "--whiten_dim goes with --whiten"),
     ],
 )
 def test_wrong_words(model_file, words, text, tmp_path, monkeypatch, capsys):
@@ -178,3 +180,61 @@ def test_wrong_words(model_file, words, text, tmp_path, monkeypatch, capsys):
     assert main(["embed", model_file, *words]) == 1
     assert text in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_names_without_vectors_are_embedded_again(model_file, photos, tmp_path, monkeypatch, capsys):
+    """As a power cut may leave it: more names on the disk than vectors."""
+    from gmsop.evaluation.vector_files import VectorFile
+
+    def dies(self):
+        raise KeyboardInterrupt
+
+    words = ["embed", model_file, str(photos), "--out"]
+    assert main([*words, str(tmp_path / "whole.npy")]) == 0
+    for left in (0, 5 * 4 * 528 + 7):
+        out = tmp_path / f"v{left}.npy"
+        with monkeypatch.context() as patch:
+            patch.setattr(VectorFile, "finish", dies)
+            assert main([*words, str(out)]) == 130
+        os.truncate(tmp_path / f".{out.name}.vectors", left)
+        capsys.readouterr()
+        assert main([*words, str(out), "--resume"]) == 0
+        assert left == 0 or "goes on after 5 images" in capsys.readouterr().err
+        assert np.array_equal(np.load(out), np.load(tmp_path / "whole.npy"))
+
+
+def test_a_whitening_of_something_else_is_refused(model_file, photos, tmp_path, capsys):
+    out, file = tmp_path / "v.npy", tmp_path / "v.whitening.npz"
+    words = ["embed", model_file, str(photos), "--out", str(out), "--whiten"]
+    assert main([*words, str(photos), "--whiten_dim", "4"]) == 0
+    before = file.read_bytes()
+    assert main([*words, str(photos / "class 0"), "--whiten_dim", "2", "--resume"]) == 1
+    assert "it is complete" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    words = ["embed", model_file, str(photos), "--out", str(tmp_path / "w.npy"), "--whiten", str(file)]
+    assert main([*words, "--whiten_dim", "3"]) == 1
+    assert "leaves 4" in capsys.readouterr().err
+    assert main([*words, "--vectors", "ungated"]) == 1
+    assert "of another kind" in capsys.readouterr().err
+    assert main(words) == 0
+    assert np.array_equal(np.load(out), np.load(tmp_path / "w.npy"))
+
+
+def test_recall_counts_what_cannot_be_read_and_needs_no_training_images(model_file, photos, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(photos, tmp_path / "data" / "test")
+    for name in ("x", "y"):
+        shutil.copytree(photos / "class 0", tmp_path / "data" / "train" / name)
+    assert main(["embed", model_file, "--recall", str(tmp_path / "data")]) == 0
+    assert "12 images: recall@1" in capsys.readouterr().out
+    (tmp_path / "data" / "test" / "class 1" / "broken.png").write_bytes(b"nothing")
+    assert main(["embed", model_file, "--recall", str(tmp_path / "data")]) == 1
+    assert "1 of 13 images" in capsys.readouterr().err
+
+
+def test_an_unrelated_list_of_names_is_kept(model_file, photos, tmp_path, capsys):
+    (tmp_path / "v.json").write_text("mine")
+    assert main(["embed", model_file, str(photos), "--out", str(tmp_path / "v.npy"), "--resume"]) == 1
+    assert "v.json is there already" in capsys.readouterr().err
+    assert (tmp_path / "v.json").read_text() == "mine"

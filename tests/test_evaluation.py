@@ -157,6 +157,13 @@ def test_what_the_command_writes(averaged, small_set, tmp_path, capsys):
             assert counts[i][header.index(row["most_often_taken_for"]) - 1] == max(others)
     errors = sum(int(row["errors"]) for row in rows)
     assert f"top-1 error {100 * errors / 40:.2f} %" in out
+    assert main([str(word) for word in words]) == 1
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert main([*map(str, words[:4]), f"--class_csv={tmp_path / 'n.csv'}", f"--confusion={tmp_path / 'n.csv'}"]) == 1
+    assert "both name" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("x\n")
+    assert main([*map(str, words[:4]), "--folder_names", str(tmp_path / "names.txt")]) == 1
+    assert "a packed set names its classes itself" in capsys.readouterr().err
 
 
 def test_with_the_average_of_the_weights_or_without(averaged, small_set):
@@ -183,6 +190,15 @@ def test_a_folder_of_images_is_evaluated_like_the_packed_set(averaged, small_set
     words = ["evaluate", str(averaged / "model.safetensors"), "--data"]
     assert main([*words, str(tmp_path / "photos")]) == 0
     assert f"top-1 error {expected.top1_error:.2f} %" in capsys.readouterr().out
+    for split in ("train", "tset"):
+        assert main([*words, str(tmp_path / "photos"), "--split", split]) == 1
+        assert f"no split '{split}'; there is val" in capsys.readouterr().err
+    (tmp_path / "photos" / "val").rename(tmp_path / "photos" / "test")  # where there are no others to judge on
+    assert main([*words, str(tmp_path / "photos")]) == 0
+    assert f"top-1 error {expected.top1_error:.2f} %" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "photos" / "test"), "--split", "tset"]) == 1
+    assert "no split 'tset'; there is none" in capsys.readouterr().err
+    (tmp_path / "photos" / "test").rename(tmp_path / "photos" / "val")
     (tmp_path / "photos" / "val" / "Moon").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "val" / "Moon" / "x.png")
     assert main([*words, str(tmp_path / "photos")]) == 1

@@ -123,5 +123,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert page.count("<caption>") == 2
     assert main(words) == 1
     assert "is there already" in capsys.readouterr().err
+    assert main([*words[:3], "--class_name", (other := str((int(found["class"]) + 1) % 4)), "--overwrite"]) == 0
+    assert f"; explained is {other}, " in capsys.readouterr().out
+    assert main([*words[:3], "--out", "x.png", "--html", "x.png"]) == 1
+    assert "both name x.png" in capsys.readouterr().err
+    assert main([*words[:3], "--out", "x.jpg"]) == 1
+    assert "the sheet is a .png" in capsys.readouterr().err
     assert main([*words[:2], "nowhere.png", "--overwrite"]) == 1
     assert "no image to explain" in capsys.readouterr().err

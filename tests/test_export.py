@@ -1,5 +1,6 @@
 """Exported files answer as the model does, also where gmsop is not there, and what cannot be exported is refused."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -135,6 +136,8 @@ def test_any_size_and_opset(tmp_path):
 
 @pytest.mark.slow
 def test_int8_says_what_it_changed(gated, tmp_path, onnx_path):
+    import onnx
+
     found = {}
     for calibrate in (None, gmsop.data.sample_path()):
         path = tmp_path / f"int8-{calibrate is None}.onnx"
@@ -144,6 +147,8 @@ def test_int8_says_what_it_changed(gated, tmp_path, onnx_path):
         assert path.stat().st_size < onnx_path.stat().st_size
         assert onnx_file.read_description(path)["quantized"] == "int8"
         verify(gated, path, check_images=8)
+        kept = {node.op_type for node in onnx.load(path).graph.node if any(".gate." in name for name in node.input)}
+        assert kept <= {"Conv", "Gemm", "MatMul", "Add"}  # in float32
     assert "dynamic" in found[True].made_of
     assert "static" in found[False].made_of
     assert all(1e-4 < done.agreement.error < 1 for done in found.values())
@@ -172,6 +177,40 @@ def test_a_file_of_another_model(gated, onnx_path, tmp_path):
         verify(gated, tmp_path / "none.onnx")
     with pytest.raises(CheckpointError, match="an exported file"):
         gmsop.load_model(onnx_path)
+
+
+def test_a_file_with_other_names_or_preparation(gated, onnx_path):
+    other = copy.deepcopy(gated)
+    other.pretrained_cfg = {**gated.pretrained_cfg, "label_names": list("jihgfedcba")}
+    with pytest.raises(ConfigError, match="other class names than the model's: class 0 '0', here 'j'"):
+        verify(other, onnx_path, check_images=5)
+    other.pretrained_cfg = {**gated.pretrained_cfg, "mean": (0.9, 0.9, 0.9)}
+    with pytest.raises(ConfigError, match=r"other preparation of images .*: mean .*here \[0.9, 0.9, 0.9\]"):
+        verify(other, onnx_path, check_images=5)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_damaged_file(gated, onnx_path, tmp_path, suffix):
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(onnx_path.read_bytes()[:5000])
+    with pytest.raises(ConfigError, match="damaged, or no file of"):
+        verify(gated, path, check_images=5)
+
+
+def test_images_without_classes_and_models_that_give_no_numbers(tmp_path):
+    model, path = made("gap_tiny"), tmp_path / "m.pt2"
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (50, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    done = export_model(torch.compile(model), path, "torch-export", check=tmp_path / "photos")
+    assert (done.agreement.images, done.agreement.model_error) == (3, None)
+    with torch.no_grad():
+        model.fc.weight[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="the model itself gives no numbers"):
+        export_model(model, tmp_path / "n.pt2", "torch-export", check=tmp_path / "photos")
+    with pytest.raises(ConfigError, match="this one takes 1 channels"):
+        export_model(gmsop.attach("test_resnet", "gap", 3, in_chans=1), tmp_path / "n.pt2", "torch-export")
 
 
 def test_one_image_and_half_precision(tmp_path):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
 import gmsop
-from gmsop.errors import DataError
+from gmsop.errors import ConfigError, DataError, DataWarning
 
 NAMES = ["cat", "dog", "owl"]
 
@@ -88,6 +88,43 @@ def test_classes_in_another_order_are_found_by_name(model, folder, expected):
         other.fc.bias.copy_(model.fc.bias[order])
     other.pretrained_cfg["label_names"] = [NAMES[i] for i in order]
     assert gmsop.evaluate(other, ImageFolder(folder)).top1_error == expected.top1_error
+
+
+def test_names_are_found_in_what_a_dataset_is_made_of(model, folder, expected):
+    """Of a model that knows another class before them: numbers alone would be wrong."""
+    import timm
+
+    wide = gmsop.create_model("gap_tiny", num_classes=4).eval()
+    wide.load_state_dict({**wide.state_dict(), **{k: v for k, v in model.state_dict().items() if "fc" not in k}})
+    with torch.no_grad():
+        wide.fc.weight[1:], wide.fc.bias[1:], wide.fc.bias[0] = model.fc.weight, model.fc.bias, -1e4
+    wide.pretrained_cfg["label_names"] = ["ant", *NAMES]
+    plain = ImageFolder(folder)
+    for given in (
+        Subset(Subset(plain, range(20)), range(20)),
+        ConcatDataset([Subset(plain, range(10)), Subset(plain, range(10, 20))]),
+        timm.data.create_dataset("", str(folder)),
+    ):
+        assert gmsop.evaluate(wide, given).top1_error == expected.top1_error
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train").rename_column(
+        "label", "fine_label"
+    )
+    assert gmsop.evaluate(wide, loaded).top1_error == expected.top1_error
+
+
+def test_labels_without_names_are_warned_of(model, folder, tmp_path):
+    with pytest.warns(DataWarning, match="taken for the model's own numbers"):
+        gmsop.evaluate(model, list(ImageFolder(folder)))
+    with pytest.warns(DataWarning, match="changes its labels"):
+        gmsop.evaluate(model, ImageFolder(folder, target_transform=lambda label: 2 - label))
+    for name in ("cat", "owl"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "x.png")
+    with pytest.raises(DataError, match="its parts have different classes"):
+        gmsop.evaluate(model, ConcatDataset([ImageFolder(folder), ImageFolder(tmp_path)]))
+    with pytest.raises(ConfigError, match="is a path"):
+        gmsop.evaluate(model, folder)
 
 
 @pytest.mark.parametrize(

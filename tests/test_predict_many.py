@@ -202,10 +202,9 @@ def test_gone_on_with_after_half_a_line(model_file, photos, tmp_path, capsys):
 
 
 def _header(model_file):
-    from gmsop.weights.fingerprint import fingerprint
+    from gmsop.evaluation.unfinished import made_by
 
-    of = {"model": fingerprint(gmsop.load_model(model_file)), "top": 5, "precision": "32-true"}
-    of |= {"EXIF orientation": True}
+    of = made_by(gmsop.load_model(model_file), "32-true", True) | {"top": 5}
     return json.dumps({"of": of}) + "\n"
 
 
@@ -268,6 +267,8 @@ def test_killed_and_gone_on_with(model_file, photos, tmp_path, monkeypatch):
         (["--resume"], "go with --out"),
         (["--form", "cvs"], "Nearest: csv"),
         (["--top", "0"], "--top must be at least 1"),
+        (["--json", "--form", "csv"], "--json and --form csv: one of them"),
+        (["--json", "--out", "x.csv"], "x.csv is a file of the form csv"),
     ],
 )
 def test_wrong_words(model_file, photos, words, text, capsys):
@@ -290,3 +291,94 @@ def test_a_full_disk_keeps_what_was_there(model_file, photos, tmp_path, capsys):
         assert main(["predict", str(model_file), str(photos), "--out", str(out), "--overwrite"]) == 1
     assert "no space left on the disk" in capsys.readouterr().err
     assert out.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"label_names": list("edcba")}, "another class names"), ({"mean": (0.1, 0.2, 0.3)}, "another preparation")],
+)
+def test_answers_of_another_preparation_or_naming_are_not_gone_on_with(
+    model_file, photos, tmp_path, changes, text, capsys
+):
+    """The weights are the same, and the answers would not be."""
+    other = gmsop.load_model(model_file)
+    other.pretrained_cfg.update(changes)
+    gmsop.save_model(other, tmp_path / "other.safetensors")
+    out = tmp_path / "answers.csv"
+    (tmp_path / ".answers.csv.unfinished").write_text(_header(model_file))
+    assert main(["predict", str(tmp_path / "other.safetensors"), str(photos), "--out", str(out), "--resume"]) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_the_model_is_left_in_its_mode(model, photos):
+    paths = sorted(photos.glob("b/*.PNG"))
+    model.train()
+    model.gate.eval()
+    try:
+        gmsop.predict(model, paths[0])
+        assert model.training
+        assert not model.gate.training
+        next(gmsop.predict(model, paths, batch_size=2))
+        assert model.training
+        assert list(gmsop.predict(model.eval(), paths, 1)) == list(gmsop.predict(model.train(), paths, 1))
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_a_model_that_gives_no_numbers_has_no_answer(model, model_file, photos, tmp_path, capsys):
+    broken = gmsop.load_model(model_file)
+    with torch.no_grad():
+        broken.fc.weight[2, 3] = torch.nan
+    gmsop.save_model(broken, tmp_path / "broken.safetensors")
+    path = next(photos.glob("b/*.PNG"))
+    with pytest.raises(DataError, match="not a number"):
+        gmsop.predict(broken, path)
+    assert next(gmsop.predict(broken, [path], on_error="skip")).classes == []
+    for words in (["predict"], ["predict", "--json"], ["explain", "--out", str(tmp_path / "x.png")]):
+        assert main([words[0], str(tmp_path / "broken.safetensors"), str(path), *words[1:]]) == 1
+        printed = capsys.readouterr()
+        assert "not a number" in printed.err
+        assert "NaN" not in printed.out
+
+
+def test_what_is_no_model_of_ours(photos):
+    import timm
+
+    path = next(photos.glob("b/*.PNG"))
+    for other in (timm.create_model("test_resnet"), torch.nn.Linear(2, 2)):
+        with pytest.raises(ConfigError, match=r"got a (ResNet|Linear): gmsop.attach"):
+            gmsop.predict(other, path)
+
+
+def test_pixels_of_which_the_range_is_not_known(model):
+    for image in (Image.new("I", (9, 9), 200), Image.new("F", (9, 9), 0.5)):
+        with pytest.raises(DataError, match="of which the range is not known"):
+            gmsop.predict(model, image)
+    with pytest.raises(ConfigError, match="no pixels"):
+        gmsop.predict(model, np.zeros((0, 5, 3), np.uint8))
+
+
+def test_a_tar_file_that_was_cut_between_two_images(photos, tmp_path):
+    whole = tmp_path / "shard.tar"
+    with tarfile.open(whole, "w") as shard:
+        for path in sorted(photos.glob("b/*.PNG"))[:3]:
+            shard.add(path, path.name)
+    with tarfile.open(whole) as shard:
+        second = shard.getmembers()[1].offset
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.read_bytes()[:second])
+    assert [each.decode(True).size for each in iter_images([str(whole)])] == [(50, 41), (50, 51), (50, 53)]
+    first, last = iter_images([str(cut)])
+    assert first.decode(True).size == (50, 41)
+    with pytest.raises(DataError, match="without the mark of its end"):
+        last.decode(True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "photo.tar.png")
+    assert next(iter_images([str(tmp_path / "photo.tar.png")])).decode(True).size == (9, 9)
+
+
+def test_no_images_leave_no_file(model_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["predict", str(model_file), "-", "--out", str(tmp_path / "e.csv")]) == 1
+    assert "there are no images" in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]

@@ -367,7 +367,7 @@ def test_names_that_are_not_utf8_are_printed_with_an_escape(odd_names, tmp_path,
     net.pretrained_cfg.update(label_names=names)
     gmsop.save_model(net, tmp_path / "model.safetensors")
     assert gmsop.load_model(tmp_path / "model.safetensors").pretrained_cfg["label_names"] == names
-    tables = [f"--class_csv={tmp_path / 'c.csv'}", f"--confusion={tmp_path / 'm.csv'}"]
+    tables = [f"--class_csv={tmp_path / 'c.csv'}", f"--confusion={tmp_path / 'm.csv'}", "--overwrite"]
     for data in (odd_names, tmp_path / "set"):
         argv = ["evaluate", str(tmp_path / "model.safetensors"), f"--data={data}", "--per_class", *tables]
         assert main(argv) == 0

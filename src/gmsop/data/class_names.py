@@ -46,7 +46,7 @@ def _key(name: str) -> str:
     return words if len(words) == 1 else words.casefold()
 
 
-def label_of_folders(folders: Iterable[str], class_names: Sequence[str]) -> Mapping[str, int]:
+def label_of_folders(folders: Iterable[str], class_names: Sequence[str], given: bool = False) -> Mapping[str, int]:
     """Return which class each folder of images holds, by the model's own names for its classes.
 
     A folder is given by its place below the data, such as `apartment_building/outdoor`. Its class is the first of
@@ -54,11 +54,17 @@ def label_of_folders(folders: Iterable[str], class_names: Sequence[str]) -> Mapp
     (`a/apartment_building/outdoor`); its first folder, where a class has folders within. If the model has the classes
     of ImageNet-1k, folders may be named by WordNet ids.
 
+    Args:
+        given: the names are not the model's own but those of `folder_names`.
+
     Raises:
         DataError: folders that are no class of the model's, or names that the model has twice.
     """
     label = {name: i for i, name in enumerate(class_names)}
     if len(label) < len(class_names):
+        if given:
+            twice = next(name for i, name in enumerate(class_names) if label[name] != i)
+            raise DataError(f"folder_names has {printable(twice)} twice: one folder for each class")
         raise DataError("the model has two classes of the same name: give the folders' names with folder_names")
     if len(class_names) == 1000:
         ids = {c.name: c.wnid for c in release_classes()}

@@ -65,16 +65,26 @@ def split_folders(folder: Path) -> tuple[Path, Path | None]:
 def split_folder(folder: Path, split: str) -> Path:
     """Return the folder of one split below `folder`, under any of its usual names, or `folder` itself if it has none.
 
+    Images to test on stand in for those to validate on, where there are none of these.
+
     Raises:
-        DataError: there are two.
+        DataError: there are two; or `folder` has other splits, or the split is none that is known.
     """
-    names = next((names for names in (TRAIN_FOLDERS, VAL_FOLDERS, TEST_FOLDERS) if split.lower() in names), (split,))
+    kinds = (TRAIN_FOLDERS, VAL_FOLDERS, TEST_FOLDERS)
+    names = next((names for names in kinds if split.lower() in names), (split,))
     children = [child for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []
     exact = [child for child in children if child.name == split]
     found = exact or [child for child in children if child.name.lower() in names and _has_folders(child)]
     if len(found) > 1:
         raise DataError(f"{folder}: {' and '.join(sorted(c.name for c in found))} both name one split; keep one")
-    return found[0] if found else folder
+    if found:
+        return found[0]
+    others = sorted(c.name for c in children if any(c.name.lower() in kind for kind in kinds) and _has_folders(c))
+    if names is VAL_FOLDERS and any(name.lower() in TEST_FOLDERS for name in others):
+        return split_folder(folder, TEST_FOLDERS[0])
+    if others or (names == (split,) and children):
+        raise DataError(f"{folder}: no split {split!r}; there is {', '.join(others) or 'none'}")
+    return folder
 
 
 def _has_folders(folder: Path) -> bool:

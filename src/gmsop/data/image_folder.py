@@ -1,6 +1,6 @@
 """Read a folder of images file by file, for sets that are used too rarely to be worth packing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,9 @@ class FolderDataset:
         if not files:
             raise DataError(f"{path}: neither a packed set nor a folder of images (CLASS/*.jpg, {split}/CLASS/*.jpg)")
         try:
-            label = {name: i for i, name in enumerate(files)} if known is None else label_of_folders(files, known)
+            label: Mapping[str, int] = {name: i for i, name in enumerate(files)}
+            if known is not None:
+                label = label_of_folders(files, known, bool(folder_names))
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         self.class_names = list(class_names or folder_names or files)

@@ -50,6 +50,8 @@ def image_of(given: AnyImage, index: int = 0) -> FoundImage:
     if isinstance(given, np.ndarray):
         if given.dtype != np.uint8 or given.ndim not in (2, 3) or (given.ndim == 3 and given.shape[2] != 3):
             raise ConfigError(f"{name}: pixels must be uint8 (H, W, 3) or (H, W), got {given.dtype} {given.shape}")
+        if not given.size:
+            raise ConfigError(f"{name}: no pixels, {given.shape}")
         return FoundImage(name, lambda turned: Image.fromarray(given).convert("RGB"))
     raise ConfigError(f"{name}: a path, an image of Pillow or uint8 pixels (H, W, 3), got {type(given).__name__}")
 
@@ -81,8 +83,10 @@ def iter_images(words: Iterable[str], standard_input: IO[str] | None = None) -> 
 
 def _of_file(path: str) -> FoundImage:
     def decode(turned: bool) -> Image.Image:
-        if not os.path.isfile(path):  # noqa: PTH113
-            raise DataError("a folder, not an image" if os.path.isdir(path) else "no such file")  # noqa: PTH112
+        if not os.path.exists(path):  # noqa: PTH110
+            raise DataError("no such file")
+        if os.path.isdir(path):  # noqa: PTH112
+            raise DataError("a folder, not an image")
         return decode_image(Path(path), turned)
 
     return FoundImage(path, decode)
@@ -113,15 +117,14 @@ def _of_pattern(pattern: str) -> Iterator[FoundImage]:
 
 
 def _is_tar(path: str) -> bool:
-    name = path.lower()
-    return name.endswith((".tar", ".tgz", ".tbz2", ".txz")) or ".tar." in os.path.basename(name)  # noqa: PTH119
+    return path.lower().endswith((".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz"))
 
 
 def _of_tar(path: str) -> Iterator[FoundImage]:
     """Yield the images of a tar file, which is read once from its beginning to its end."""
     found = False
     try:
-        with tarfile.open(path, "r|*") as shard:
+        with tarfile.open(path, "r|*", tarinfo=_Member) as shard:
             for member in shard:
                 if not member.isfile() or not is_image_name(member.name):
                     continue
@@ -134,6 +137,20 @@ def _of_tar(path: str) -> Iterator[FoundImage]:
         return
     if not found:
         yield _failing(path, "a tar file without images")
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses a tar file that ends without its end mark, which Python takes for a whole one: the rest may be lost."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> Any:
+        try:
+            return super().fromtarfile(tarfile)
+        except _NOTHING_LEFT as error:
+            raise OSError("it ends without the mark of its end: the rest may be lost") from error
+
+
+_NOTHING_LEFT: Any = getattr(tarfile, "EmptyHeaderError", ())  # which Python does not document
 
 
 def _failing(name: str, reason: str) -> FoundImage:

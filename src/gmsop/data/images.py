@@ -144,7 +144,7 @@ _TURNS = {
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise DataError("floating-point pixels, of which the range is not known")
-    if image.mode == "I" and image.format == "TIFF":  # in other formats, old versions of Pillow hold 16 bits so
+    if image.mode == "I" and image.format in (None, "TIFF"):  # from other files, old versions of Pillow make it of 16
         raise DataError("32 bits a pixel, of which the range is not known")
     if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow's own conversion would clip at 255
         rows = np.asarray(image)

@@ -74,13 +74,16 @@ class LabelledImages:
         )
 
 
-def find_images(path: str | Path, progress: bool = False, exif_orientation: bool = True) -> LabelledImages:
+def find_images(
+    path: str | Path, progress: bool = False, exif_orientation: bool = True, for_training: bool = True
+) -> LabelledImages:
     """Find labelled images.
 
     Args:
         path: a packed set; a folder `CLASS/*`, or `train/CLASS/*` with `val/CLASS/*` under any of their usual names
             (see `gmsop.data.image_files`); or a table of `gmsop.data.image_table.read_table`.
         exif_orientation: turn photographs as their EXIF data says. A packed set is as it is.
+        for_training: every class must have training images.
 
     Raises:
         DataError: no images, fewer than two classes, a class of the test images that has no training image, or a table
@@ -107,7 +110,7 @@ def find_images(path: str | Path, progress: bool = False, exif_orientation: bool
         if not found.is_test.any() or found.is_test.all():
             raise DataError(f"{path}: no {'images to test on' if not found.is_test.any() else 'training images'}")
         unseen = sorted(set(found.labels[found.is_test].tolist()) - set(found.labels[~found.is_test].tolist()))
-        if unseen:
+        if unseen and for_training:
             raise DataError(f"{path}: no training image of class {', '.join(found.class_names[i] for i in unseen[:5])}")
     return found
 

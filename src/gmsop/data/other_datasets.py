@@ -1,5 +1,6 @@
 """Serve other libraries' datasets of images and labels as gmsop's own: torchvision's, Hugging Face's, anybody's."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,10 @@ from torch.utils.data import IterableDataset
 
 from gmsop.data.images import upright_rgb
 from gmsop.data.preprocess import Preprocess
-from gmsop.errors import DataError
+from gmsop.errors import DataError, DataWarning
+
+IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")
+"""What the columns are called, in Hugging Face's datasets."""
 
 
 class OtherDataset:
@@ -25,8 +29,10 @@ class OtherDataset:
     Args:
         dataset: with `__getitem__` and `__len__`, or to be gone through.
         preprocess: how images become the model's.
-        class_names: the model's, in its order. The dataset's own names (`classes`, or Hugging Face's features), if it
-            has them, are looked up there; a dataset without names is taken to number its classes as the model does.
+        class_names: the model's, in its order. The dataset's own names (torchvision's `classes`, Hugging Face's
+            features, the folders of timm's reader; those of what a `Subset` or `ConcatDataset` is made of), if it has
+            them, are looked up there. A dataset without names is taken to number its classes as the model does, with a
+            warning.
         classes: how many the model tells apart.
 
     Raises:
@@ -38,6 +44,9 @@ class OtherDataset:
         self.path, self.split = Path(type(dataset).__name__), "the dataset"
         own = _names(dataset)
         known = list(class_names) if class_names else None
+        if known and own is None:
+            text = f"{self.path} names no classes, or changes its labels: they are taken for the model's own numbers"
+            warnings.warn(text, DataWarning, stacklevel=4)
         self.class_names = known or own or [str(i) for i in range(classes)]
         self._places: NDArray[np.int64] | None = None
         if known and own and own != known:
@@ -70,8 +79,8 @@ class OtherDataset:
     def _pair(self, item: Any, row: int) -> tuple[NDArray[np.uint8], int]:
         where = f"{self.path}, item {row}"
         if isinstance(item, Mapping):
-            image = next((item[key] for key in ("image", "img") if key in item), None)
-            label = next((item[key] for key in ("label", "labels", "fine_label") if key in item), None)
+            image = next((item[key] for key in IMAGES if key in item), None)
+            label = next((item[key] for key in LABELS if key in item), None)
             if image is None or label is None:
                 raise DataError(f"{where}: has {', '.join(map(str, item))}; expected image and label")
         elif isinstance(item, tuple | list) and len(item) == 2:
@@ -103,15 +112,29 @@ def _image(image: Any, where: str, turned: bool) -> Image.Image:
 
 
 def _names(dataset: Any) -> list[str] | None:
-    """Return the names of a dataset's classes, if it has them."""
-    for holder in (dataset, getattr(dataset, "dataset", None)):
-        if isinstance(names := getattr(holder, "classes", None), list | tuple):
-            return list(map(str, names))
-        features = getattr(holder, "features", None)
-        if isinstance(features, Mapping):
-            names = next(
-                (getattr(features[key], "names", None) for key in ("label", "labels") if key in features), None
-            )
-            if names:
-                return list(names)
+    """Return the names of a dataset's classes, if it has them, or if what it is made of has.
+
+    Raises:
+        DataError: it is put together of datasets with different classes.
+    """
+    if getattr(dataset, "target_transform", None) is not None:
+        return None  # the names are those of other labels
+    if isinstance(names := getattr(dataset, "classes", None), list | tuple):
+        return list(map(str, names))
+    features = getattr(dataset, "features", None)
+    if isinstance(features, Mapping):
+        names = next((getattr(features[key], "names", None) for key in LABELS if key in features), None)
+        if names:
+            return list(names)
+    numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)  # timm's ImageDataset
+    if isinstance(numbers, Mapping) and sorted(numbers.values()) == list(range(len(numbers))):
+        return [str(name) for name in sorted(numbers, key=lambda name: numbers[name])]
+    if (inner := getattr(dataset, "dataset", None)) is not None:  # PyTorch's Subset
+        return _names(inner)
+    parts = getattr(dataset, "datasets", None)  # PyTorch's ConcatDataset
+    if isinstance(parts, list | tuple) and parts:
+        found = [_names(part) for part in parts]
+        if any(each != found[0] for each in found):
+            raise DataError(f"{type(dataset).__name__}: its parts have different classes; evaluate each of them")
+        return found[0]
     return None

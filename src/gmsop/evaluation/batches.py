@@ -8,7 +8,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gmsop.backbones.dry_run import evaluating
 from gmsop.data.image_sources import FoundImage
 from gmsop.data.preprocess import Preprocess
 from gmsop.engine.precision import PRECISIONS
@@ -26,6 +27,7 @@ from gmsop.utils.processors import available_processors
 from gmsop.utils.text import printable
 
 T = TypeVar("T")
+NOT_FINITE = "the model's answer is not a number: weights that are not, or numbers too large for the precision"
 AHEAD = 3
 """Batches that are decoded, or computed, at a time."""
 LARGEST = 64
@@ -65,6 +67,8 @@ def in_batches(
 ) -> Iterator[Batch[T]]:
     """Yield what `compute` makes of each batch of images, in their order.
 
+    Meanwhile the model is in evaluation mode, and afterwards in the mode that it had.
+
     Args:
         compute: takes the model and its input (b, 3, S, S), in inference mode; gives what lies on a CPU.
         preprocess: how images are read.
@@ -80,7 +84,6 @@ def in_batches(
         raise ConfigError(f"batch_size {batch_size} and num_workers {num_workers}: must be at least 1 and 0")
     if precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    model.eval()
     replicas = _replicas(model, devices)
     if batch_size is None:
         on_cpu = any(next(replica.parameters()).device.type == "cpu" for replica in replicas)
@@ -127,8 +130,17 @@ def _batches(
     num_workers: int | None,
     precision: str,
 ) -> Iterator[Batch[T]]:
+    with ExitStack() as modes:
+        for replica in replicas:
+            modes.enter_context(evaluating(replica))
+        yield from _computed(_Run(replicas, compute, preprocess, precision), images, batch_size, num_workers)
+
+
+def _computed(
+    run: "_Run[T]", images: Iterator[FoundImage], batch_size: int, num_workers: int | None
+) -> Iterator[Batch[T]]:
     threads = available_processors() if num_workers is None else num_workers
-    run = _Run(replicas, compute, preprocess, precision)
+    replicas, preprocess = run.replicas, run.preprocess
     if threads == 0 and len(replicas) == 1:
         while found := list(islice(images, batch_size)):
             yield run.computed([_decode(each, preprocess) for each in found], 0)

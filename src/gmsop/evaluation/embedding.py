@@ -16,10 +16,11 @@ from gmsop.backbones.protocol import BackboneModule
 from gmsop.data.image_sources import FoundImage
 from gmsop.data.preprocess import Preprocess
 from gmsop.errors import ConfigError, DataError
-from gmsop.evaluation.batches import in_batches
+from gmsop.evaluation.batches import NOT_FINITE, in_batches
 from gmsop.models.classifier import PooledClassifier
 from gmsop.nn import GatedMixture
 from gmsop.utils.files import writing
+from gmsop.utils.text import printable
 
 Floats = NDArray[np.float32]
 FIT_ON = 10_000
@@ -64,6 +65,8 @@ class Whitening:
     """(V,)."""
     projection: Floats
     """(V, dim)."""
+    of: str = ""
+    """Of which vectors of which model it is; empty: it is not said."""
 
     @classmethod
     def fit(cls, vectors: Floats, dim: int) -> "Whitening":
@@ -100,7 +103,7 @@ class Whitening:
             WriteError: no space, no permission.
         """
         with writing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, mean=self.mean, projection=self.projection)
+            np.savez(file, mean=self.mean, projection=self.projection, of=np.array(self.of))
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
@@ -112,11 +115,12 @@ class Whitening:
         try:
             with np.load(path, allow_pickle=False) as found:
                 mean, projection = found["mean"], found["projection"]
+                of = str(found["of"]) if "of" in found else ""
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise DataError(f"{path}: no whitening ({error})") from error
         if mean.ndim != 1 or projection.ndim != 2 or len(mean) != len(projection):
             raise DataError(f"{path}: no whitening (shapes {mean.shape} and {projection.shape})")
-        return cls(mean, projection)
+        return cls(mean, projection, of)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,10 @@ def embedded(
 def _unpacked(batches: Iterator[Any]) -> Iterator[Embedded]:
     for names, reasons, rows, answer in batches:
         for name, reason, row in zip(names, reasons, rows, strict=True):
-            yield Embedded(name, None if answer is None or row < 0 else answer[row], reason)
+            vector = None if answer is None or row < 0 else answer[row]
+            if vector is not None and not np.isfinite(vector).all():
+                vector, reason = None, f"{printable(name)}: {NOT_FINITE}"
+            yield Embedded(name, vector, reason)
 
 
 def nearest(vectors: Floats, queries: Floats, count: int) -> tuple[NDArray[np.int64], Floats]:

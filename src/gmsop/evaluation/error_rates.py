@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from gmsop.data.photographs import Photographs
 from gmsop.data.preprocess import Preprocess
 from gmsop.data.reading_processes import deaths_in_words
 from gmsop.data.streamed import Streamed
+from gmsop.engine.messages import warn
 from gmsop.engine.precision import PRECISIONS
 from gmsop.engine.trainer import make_trainer, settings_as_before
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation.intervals import wilson_interval
 from gmsop.evaluation.usage import GateUsage, Usage
-from gmsop.models.classifier import PooledClassifier
+from gmsop.models.classifier import PooledClassifier, plain_model
 
 Judged = PackedDataset | FolderDataset | Photographs | Streamed | OtherDataset
 """Sets of images that a model can be judged on."""
@@ -196,6 +198,9 @@ def evaluate(
         ConfigError: the model has no classifier; or the batch size, the number of processes or the precision is not
             valid.
     """
+    plain_model(model)
+    if isinstance(dataset, str | Path):
+        raise ConfigError(f"dataset: {dataset} is a path; give PackedDataset(path) or FolderDataset(path, ...) of it")
     if not isinstance(dataset, Judged):
         cfg = model.pretrained_cfg
         dataset = OtherDataset(dataset, Preprocess.of(cfg), cfg.get("label_names"), model.num_classes)
@@ -220,6 +225,8 @@ def evaluate(
             trainer.test(task, loader, verbose=False)
     finally:
         model.to(device, dtype)  # Lightning leaves it on the CPU, and in the precision that it evaluated in
+    if not math.isfinite(task.result.loss):
+        warn("the model's answers for some images are not numbers: its errors mean little; are its weights finite?")
     return task.result
 
 

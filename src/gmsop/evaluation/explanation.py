@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gmsop.backbones.dry_run import evaluating
 from gmsop.data.image_sources import FoundImage
 from gmsop.data.preprocess import Preprocess
-from gmsop.errors import ConfigError, UnknownNameError
+from gmsop.errors import ConfigError, DataError, UnknownNameError
+from gmsop.evaluation.batches import NOT_FINITE
 from gmsop.models.classifier import PooledClassifier
 from gmsop.nn import GlobalAvgPool, ISqrtCovPool
 from gmsop.nn.pooling import EPS
@@ -63,6 +65,8 @@ class Explanation:
     """The likeliest classes with their probabilities."""
     explained: str
     """The class whose logit is explained."""
+    probability: float
+    """Of that class."""
     logit: float
     parts: list[Part]
     """By weight, the largest first."""
@@ -95,11 +99,12 @@ def explain(
     pixels = how.fit(image.decode(exif_orientation))
     like = next(model.parameters())
     inputs = how.input(torch.tensor(pixels)[None].to(like.device), like.dtype).requires_grad_()
-    model.eval()
-    with torch.enable_grad(), _pooled(model) as seen:
+    with evaluating(model), torch.enable_grad(), _pooled(model) as seen:
         logits, routing = model(inputs, return_routing=True)
         if not seen:
             raise ConfigError("explain: the head pools neither by a mean nor by a covariance that is known here")
+        if not logits.isfinite().all():
+            raise DataError(NOT_FINITE)
         probabilities = logits[0].detach().float().softmax(0)
         index = int(probabilities.argmax()) if class_name is None else names.index(class_name)
         grads = torch.autograd.grad(logits[0, index], [vector for *_, vector in seen], allow_unused=True)
@@ -114,7 +119,8 @@ def explain(
     parts.sort(key=lambda part: -(part.weight or 0.0))
     best = probabilities.topk(min(5, len(names)))
     classes = [(names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    return Explanation(image.name, pixels, classes, names[index], float(logits[0, index].detach()), parts)
+    logit, probability = float(logits[0, index].detach()), float(probabilities[index])
+    return Explanation(image.name, pixels, classes, names[index], probability, logit, parts)
 
 
 _Seen = list[tuple[str, nn.Module, Tensor, Tensor]]

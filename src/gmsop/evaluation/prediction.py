@@ -14,9 +14,10 @@ from torch import Tensor
 from gmsop.data.image_sources import AnyImage, FoundImage, image_of
 from gmsop.data.preprocess import Preprocess
 from gmsop.errors import ConfigError, DataError
-from gmsop.evaluation.batches import Batch, in_batches
-from gmsop.models.classifier import PooledClassifier
+from gmsop.evaluation.batches import NOT_FINITE, Batch, in_batches
+from gmsop.models.classifier import PooledClassifier, plain_model
 from gmsop.nn import Routing
+from gmsop.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Prediction:
     name: str = field(default="", compare=False)
     """The image's path, or its number where it has none."""
     error: str | None = None
-    """Why the image could not be read, where those are passed over; there are no classes then."""
+    """Why there is no answer, and there are no classes: the image could not be read, or the model gave no numbers."""
 
 
 @overload
@@ -77,7 +78,8 @@ def predict(
         num_workers: threads that decode; None: as many as there are processors.
         precision: "32-true", "bf16-mixed", "16-mixed" or "64-true".
         devices: "auto", a number of GPUs, or devices of PyTorch; they take turns, batch by batch.
-        on_error: "stop" at an image that cannot be read, or "skip" it: its prediction then has an `error`.
+        on_error: "stop" at an image that cannot be read, or for which the model gives no numbers; or "skip" it: its
+            prediction then has an `error`.
 
     Returns:
         For one image its prediction, for several an iterator over theirs, in their order.
@@ -106,6 +108,7 @@ def predicted(
     **settings: Any,
 ) -> Iterator[Prediction]:
     """Classify found images: see `predict`. What is asked wrongly is refused now, not at the first image."""
+    plain_model(model)
     cfg = model.pretrained_cfg
     if model.num_classes < 1 or cfg["input_size"][0] != 3 or model.in_chans != 3:
         raise ConfigError("predict needs a model with a classifier that takes RGB images")
@@ -144,6 +147,12 @@ def _predictions(batches: Iterator[Batch[_Answer]], labels: Sequence[str], on_er
                 yield Prediction([], None, name, reason)
                 continue
             assert answer is not None
+            if not np.isfinite(answer.probabilities[row]).all():
+                reason = f"{printable(name)}: {NOT_FINITE}"
+                if on_error == "stop":
+                    raise DataError(reason)
+                yield Prediction([], None, name, reason)
+                continue
             pairs = zip(answer.classes[row].tolist(), answer.probabilities[row].tolist(), strict=True)
             components = None
             if answer.components is not None and answer.weights is not None:

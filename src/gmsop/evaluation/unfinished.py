@@ -9,19 +9,35 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gmsop.data.image_sources import FoundImage
+from gmsop.data.preprocess import Preprocess
 from gmsop.errors import ConfigError, DataError
 from gmsop.evaluation.outputs.jsonl import json_line
 from gmsop.evaluation.outputs.registry import Fields, OutputForm, Record
+from gmsop.models.classifier import PooledClassifier
 from gmsop.utils.files import beside, write_error, writing
 from gmsop.utils.lock import Lock
 from gmsop.utils.text import printable
+from gmsop.weights.fingerprint import fingerprint
 
 SYNC_EVERY = 5.0
 """Seconds after which what was written is sent to the disk."""
+
+
+def made_by(model: PooledClassifier, precision: str, exif_orientation: bool) -> dict[str, Any]:
+    """Return what the answers of a model depend on: its weights and head, its classes' names, how images are read."""
+    cfg = model.pretrained_cfg
+    return {
+        "model": fingerprint(model),
+        "head": None if model.spec is None else model.spec.to_dict(),
+        "class names": list(cfg.get("label_names") or ()),
+        "preparation": asdict(replace(Preprocess.of(cfg), exif_orientation=exif_orientation)),
+        "precision": precision,
+    }
 
 
 class Unfinished:
@@ -96,7 +112,7 @@ class Unfinished:
             raise ConfigError(f"{self.part}: damaged; --overwrite begins anew") from error
         if there != self.of:
             changed = ", ".join(key for key in {**there, **self.of} if there.get(key) != self.of.get(key))
-            raise ConfigError(f"{self.path} was begun with another {changed}: --overwrite begins anew")
+            raise ConfigError(f"{self.path} was begun with another {changed} (--overwrite begins anew)")
         self.count -= 1
         os.truncate(self.part, whole)
 
@@ -124,18 +140,34 @@ class Unfinished:
                 )
         yield from left
 
+    def cut(self, good: int) -> None:
+        """Keep the records up to the first `good` without an error: of what follows, something else was lost."""
+        whole, self.count = 0, 0
+        with self.part.open("rb") as file:
+            whole += len(file.readline())
+            for line in file:
+                good -= "error" not in json.loads(line)
+                if good < 0:
+                    break
+                whole += len(line)
+                self.count += 1
+        os.truncate(self.part, whole)
+
     @contextmanager
-    def writing(self) -> Iterator["Appender"]:
+    def writing(self, first: IO[bytes] | None = None) -> Iterator["Appender"]:
         """Yield what appends records.
+
+        Args:
+            first: a file that must be on the disk before the records are.
 
         Raises:
             WriteError: no space, no permission. What was written before is kept.
         """
         try:
             with self.part.open("a", encoding="utf-8") as file:
-                yield Appender(file)
-                file.flush()
-                os.fsync(file.fileno())
+                append = Appender(file, first)
+                yield append
+                append.sync()
         except OSError as error:
             raise write_error(self.path, error) from error
 
@@ -153,13 +185,20 @@ class Unfinished:
 class Appender:
     """Appends records to a file."""
 
-    def __init__(self, file: Any) -> None:
-        self.file, self._synced = file, time.monotonic()
+    def __init__(self, file: IO[str], first: IO[bytes] | None = None) -> None:
+        self.file, self.first, self._synced = file, first, time.monotonic()
 
     def __call__(self, records: Iterable[Record]) -> None:
         """Append records; now and then see to it that they are on the disk."""
         self.file.writelines(map(json_line, records))
         self.file.flush()
         if time.monotonic() - self._synced > SYNC_EVERY:
-            os.fsync(self.file.fileno())
-            self._synced = time.monotonic()
+            self.sync()
+
+    def sync(self) -> None:
+        """See to it that all is on the disk."""
+        for file in (self.first, self.file):
+            if file is not None:
+                file.flush()
+                os.fsync(file.fileno())
+        self._synced = time.monotonic()

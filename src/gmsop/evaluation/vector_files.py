@@ -42,7 +42,8 @@ class VectorFile:
         if path.suffix == ".parquet":
             require_pyarrow()
         self.path, self.names = path, path.with_suffix(".json")
-        if path.suffix == ".npy" and self.names.exists() and not (overwrite or resume):
+        begun = resume and beside(path, ".unfinished").exists()
+        if path.suffix == ".npy" and self.names.exists() and not (overwrite or begun or path.exists()):
             raise ConfigError(f"{self.names} is there already: --overwrite replaces it")
         self.raw = beside(path, ".vectors")
         self.there = Unfinished(path, of, resume, overwrite)
@@ -53,11 +54,14 @@ class VectorFile:
             raise write_error(path, error) from error
 
     def _match(self) -> None:
-        """Cut the numbers off that no name was written for."""
+        """Keep the images of which both the name and the vector are there; after a power cut, either may be short."""
         self.good = sum("error" not in record for record in self.there.records())
         self.dim = next((record["dim"] for record in self.there.records() if "dim" in record), 0)
-        with self.raw.open("ab"):
-            pass
+        with self.raw.open("ab") as raw:
+            there = raw.tell() // (4 * self.dim) if self.dim else 0
+        if there < self.good:
+            self.there.cut(there)
+            self.good = there
         os.truncate(self.raw, 4 * self.good * self.dim)
 
     def __enter__(self) -> "VectorFile":
@@ -79,7 +83,7 @@ class VectorFile:
             WriteError: no space, no permission. What was written before is kept.
         """
         try:
-            with self.there.writing() as append, self.raw.open("ab") as raw:
+            with self.raw.open("ab") as raw, self.there.writing(raw) as append:
                 for each in found:
                     if each.vector is None:
                         append([{"image": each.name, "error": printable(each.error or "")}])

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gmsop.data.labelled_images import find_images
+from gmsop.data.image_files import folder_images
+from gmsop.data.labelled_images import LabelledImages, find_images
 from gmsop.data.preprocess import Preprocess
 from gmsop.data.sample import sample_path
 from gmsop.errors import ConfigError, DataError
@@ -62,17 +63,33 @@ def pixels_of(
     Raises:
         DataError: there are none.
     """
-    found = find_images(sample_path(progress) if path is None else path)
-    rows = np.arange(len(found)) if found.is_test is None else np.flatnonzero(found.is_test != train)
+    path = sample_path(progress) if path is None else Path(path)
+    found = _found(path)
+    if not isinstance(found, list) and found.is_test is not None:
+        rows = np.flatnonzero(found.is_test != train)
+    else:
+        rows = np.arange(len(found))
     if not len(rows) or count < 1:
-        raise DataError(f"{found.path}: no images to compare on")
+        raise DataError(f"{path}: no images to compare on")
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))]
     images = np.empty((len(rows), how.image_size, how.image_size, 3), np.uint8)
     with progress_bar(progress) as bar:
         for place, row in enumerate(bar.track(rows.tolist(), description="reading images")):
-            images[place] = found.read(row, how)
-    same = label_names is not None and list(label_names) == list(found.class_names)
-    return Judged(images, found.labels[rows] if same else None)
+            images[place] = how.read(Path(found[row])) if isinstance(found, list) else found.read(row, how)
+    if isinstance(found, list) or label_names is None or list(label_names) != list(found.class_names):
+        return Judged(images, None)
+    return Judged(images, found.labels[rows])
+
+
+def _found(path: Path) -> LabelledImages | list[str]:
+    """Return labelled images; of a folder that is none of classes, just its images."""
+    try:
+        return find_images(path)
+    except DataError:
+        images = list(folder_images(path)) if path.is_dir() else []
+        if not images:
+            raise
+        return images
 
 
 def compare(
@@ -88,13 +105,17 @@ def compare(
             theirs.append(file(batch))
     one = inputs(judged.images[:1])
     a, b = np.concatenate([*ours, model(one)]), np.concatenate([*theirs, file(one)])
+    if not np.isfinite(a).all():
+        raise ConfigError("the model itself gives no numbers for these images: are its weights finite?")
     scale = np.maximum(np.abs(a).max(1), np.finfo(np.float32).tiny)
     error = float((np.abs(a - b).max(1) / scale).max()) if np.isfinite(b).all() else float("inf")
     best, other = a[:-1].argmax(1), b[:-1].argmax(1)
     errors: list[float | None] = [None, None]
     if judged.labels is not None:
         errors = [100 * float((found != judged.labels).mean()) for found in (best, other)]
-    speed = {size: _timed(model, file, inputs(judged.images[:size])) for size in (1, min(BATCH, len(judged.images)))}
+    with progress_bar(progress) as bar:
+        sizes = bar.track((1, min(BATCH, len(judged.images))), description="timing")
+        speed = {size: _timed(model, file, inputs(judged.images[:size])) for size in sizes}
     return Agreement(len(best), error, int((best == other).sum()), errors[0], errors[1], speed)
 
 

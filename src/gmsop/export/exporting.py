@@ -16,9 +16,10 @@ from gmsop.export.agreement import Agreement, compare, pixels_of, require_agreem
 from gmsop.export.description import description_of
 from gmsop.export.quantization import quantize_onnx
 from gmsop.export.registry import EXPORT_FORMS, ExportForm, Traced
-from gmsop.models.classifier import PooledClassifier
+from gmsop.models.classifier import PooledClassifier, plain_model
 from gmsop.ops.mixture.component_conv import routing_when_exported
 from gmsop.utils.files import writing
+from gmsop.utils.text import first_line
 
 ROUTINGS = ("sparse", "dense")
 
@@ -79,7 +80,7 @@ def export_model(
         WriteError: no space, no permission.
     """
     form = EXPORT_FORMS[to]
-    path = Path(path)
+    path, model = Path(path), plain_model(model)
     _require_possible(model, form, path, routing, quantize, calibrate, opset, overwrite)
     model = copy.deepcopy(model).cpu().float().eval()
     how = Preprocess.of(model.pretrained_cfg)
@@ -120,21 +121,41 @@ def verify(
     """
     path = Path(path)
     form = form_of(path)
-    description = form.read_description(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            description, exported = form.read_description(path), form.run(path)
+    except ConfigError:
+        raise
+    except Exception as error:  # each format's library has its own
+        raise ConfigError(f"{path}: damaged, or no file of {form.name} ({first_line(error)})") from error
     if description is None:
         raise ConfigError(f"{path}: not exported by gmsop: its metadata says nothing of it")
-    model = copy.deepcopy(model).cpu().float().eval()  # as it was exported, whatever it is kept in
+    model = copy.deepcopy(plain_model(model)).cpu().float().eval()  # as it was exported, whatever it is kept in
     own = description_of(model, description["input"]["dtype"] == "uint8", "height" in description["input"]["shape"])
     if description["weights"] != own["weights"]:
         raise ConfigError(f"{path}: exported from another model than this one, or from one trained further")
+    for part in ("classes", "input"):
+        if description[part] != own[part]:
+            raise ConfigError(
+                f"{path}: was exported with other {'class names' if part == 'classes' else 'preparation of images'} "
+                f"than the model's: {_difference(description[part], own[part])}"
+            )
     how = Preprocess.of(model.pretrained_cfg)
     pixels = pixels_of(check, how, check_images, model.pretrained_cfg.get("label_names"), progress)
     whole = _Whole(model, how, own["input"]["normalised_inside"])
-    agreement = compare(_eager(whole), form.run(path), whole.inputs, pixels, progress)
+    agreement = compare(_eager(whole), exported, whole.inputs, pixels, progress)
     if description.get("quantized") is None:
         require_agreement(agreement, path, model.gate is not None)
     shape = tuple(description["input"]["shape"])
     return Exported(path, form.name, None, shape, description["input"]["dtype"], agreement)
+
+
+def _difference(there: Any, own: Any) -> str:
+    """Return the first thing in which two parts of descriptions differ."""
+    pairs = [(key, there.get(key), own.get(key)) for key in own] if isinstance(own, dict) else []
+    pairs = pairs or [(f"class {i}", a, b) for i, (a, b) in enumerate(zip(there, own, strict=False))]
+    return next((f"{key} {a!r}, here {b!r}" for key, a, b in pairs if a != b), f"{len(there)}, here {len(own)}")
 
 
 def form_of(path: Path) -> ExportForm:
@@ -200,8 +221,10 @@ def _require_possible(
     opset: int | None,
     overwrite: bool,
 ) -> None:
-    if not isinstance(model, PooledClassifier) or model.spec is None:
-        raise ConfigError(f"a model of gmsop's is exported, got a {type(model).__name__}")
+    if model.in_chans != 3:
+        raise ConfigError(f"a model is compared with its file on RGB images, this one takes {model.in_chans} channels")
+    if model.spec is None:
+        raise ConfigError("a model is exported that can be described: one of gmsop.create_model, attach or load_model")
     if model.num_classes < 1:
         raise ConfigError("the model has no classifier: there are no logits to export")
     if routing not in ROUTINGS:
@@ -236,7 +259,7 @@ def _trace(whole: _Whole, pixels: Any, dynamic_size: bool) -> torch.export.Expor
             warnings.simplefilter("ignore")
             return torch.export.export(whole, (inputs,), dynamic_shapes=(shapes,))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         hint = "; without --dynamic_size it may go" if dynamic_size else ""
         raise ConfigError(f"torch.export cannot trace this model{hint}: {reason}") from error
 

@@ -46,15 +46,18 @@ def quantize_onnx(path: Path, inputs: NDArray[Any] | None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        graph = onnx.load(prepared, load_external_data=False).graph
+        gate = [node.name for node in graph.node if any(".gate." in name for name in node.input)]
+        # What quantize_dynamic makes of a Gemm has another name.
+        left: Any = {"nodes_to_exclude": [name + end for name in gate for end in ("", "_MatMul")]}
         if inputs is None:
             # A linear layer becomes a product with a constant; products of two computed matrices are left as they are.
-            quantization.quantize_dynamic(str(prepared), str(made), op_types_to_quantize=["MatMul"])
+            quantization.quantize_dynamic(str(prepared), str(made), op_types_to_quantize=["MatMul"], **left)
             done = "int8 (dynamic: the linear layers)"
         else:
-            name = onnx.load(prepared, load_external_data=False).graph.input[0].name
-            reader: Any = _Images(name, np.ascontiguousarray(inputs))
+            reader: Any = _Images(graph.input[0].name, np.ascontiguousarray(inputs))
             quantization.quantize_static(
-                str(prepared), str(made), reader, op_types_to_quantize=["Conv", "Gemm"], per_channel=True
+                str(prepared), str(made), reader, op_types_to_quantize=["Conv", "Gemm"], per_channel=True, **left
             )
             done = f"int8 (static: convolutions and linear layers, {len(inputs)} images)"
         model = onnx.load(made)

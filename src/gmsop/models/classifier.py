@@ -210,3 +210,18 @@ class PooledClassifier(nn.Module, PyTorchModelHubMixin):
                 "or HF_TOKEN, or log in with `hf auth login`"
             )
         return from_folder_or_hub(model_id, revision, cache_dir=cache_dir, **arguments)
+
+
+def plain_model(model: Any) -> PooledClassifier:
+    """Return a model of gmsop's, without what `torch.compile` or DistributedDataParallel put around it.
+
+    Raises:
+        ConfigError: it is no model of gmsop's.
+    """
+    inner = model
+    while isinstance(own := getattr(inner, "_orig_mod", None) or getattr(inner, "module", None), nn.Module):
+        inner = own
+    if not isinstance(inner, PooledClassifier):
+        found = type(inner).__name__
+        raise ConfigError(f"a model of gmsop's is needed, got a {found}: gmsop.attach makes one of a timm model")
+    return inner

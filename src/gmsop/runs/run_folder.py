@@ -16,6 +16,8 @@ from gmsop.utils.text import open_text
 from gmsop.utils.yaml_files import LONGEST, load_yaml
 from gmsop.weights.model_file import load_model
 
+HELD_OUT = "held_out.txt"
+"""Names of the training images that were held out to validate on."""
 DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, DataError)
 """Errors that reading a missing or damaged file may raise."""
 

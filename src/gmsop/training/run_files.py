@@ -14,6 +14,7 @@ from gmsop.models.hub import describe_folder
 from gmsop.runs.curves import plot_curves
 from gmsop.runs.environment import note_start, read_starts
 from gmsop.runs.metrics import METRICS, read_metrics, read_timing, total_seconds
+from gmsop.runs.run_folder import HELD_OUT
 from gmsop.training.checkpoints import BEST, clear_away, go_on_from, write_validation
 from gmsop.training.clock import TIMING
 from gmsop.training.recipe import Recipe
@@ -24,8 +25,6 @@ from gmsop.weights.model_file import load_model, save_model
 
 WEIGHTS = "model.safetensors"
 """Weights of the best epoch, in the folder of a run that has ended."""
-HELD_OUT = "held_out.txt"
-"""Names of the training images that were held out to validate on."""
 DESCRIPTION = ("config.json", "README.md", "curves.png")
 """What describes the run that has ended."""
 

@@ -85,3 +85,8 @@ def cell(text: str) -> str:
     """
     shown = printable(text)
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@", "\t")) else shown
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.printing import device_count, err, note, out, print_json, print_result
+from gmsop.errors import ConfigError
 from gmsop.utils import verbosity
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--per_class", action="store_true", help="also print the error of each class")
     parser.add_argument("--class_csv", type=str | None, help="write the error of each class to this file")
     parser.add_argument("--confusion", type=str | None, help="write the confusion matrix to this CSV file")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
 
 
 def run(args: Namespace) -> None:
@@ -49,6 +51,12 @@ def run(args: Namespace) -> None:
     from gmsop.evaluation.tables import write_class_errors, write_confusion
     from gmsop.weights.model_file import load_model
 
+    written = [Path(each) for each in (args.class_csv, args.confusion) if each]
+    for file in written:
+        if file.exists() and not args.overwrite:
+            raise ConfigError(f"{file} is there already: --overwrite replaces it")
+    if len({file.resolve() for file in written}) < len(written):
+        raise ConfigError(f"--class_csv and --confusion both name {args.confusion}")
     model = load_model(args.checkpoint, averaged=args.ema)
     dataset = _dataset(args, model)
     devices = device_count(args.devices)
@@ -106,6 +114,8 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
     path = Path(args.data or sample_path(progress=True))
     cfg: dict[str, Any] = model.pretrained_cfg
     if not path.is_dir() or (path / "meta.json").exists():
+        if args.folder_names:
+            raise ConfigError("--folder_names is for a folder of images: a packed set names its classes itself")
         packed = PackedDataset(path, args.split)
         if packed.image_size != cfg["input_size"][1]:
             size = f"the images have {packed.image_size} pixels, the model is for {cfg['input_size'][1]}"
@@ -113,7 +123,25 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
         return packed
     how = replace(Preprocess.of(cfg), exif_orientation=args.exif_orientation)
     folder_names = list(read_lines(Path(args.folder_names))) if args.folder_names else None
-    return FolderDataset(
+    dataset = FolderDataset(
         path, args.split, how.image_size, cfg.get("label_names"), folder_names=folder_names, on_error=args.on_error,
         preprocess=how,
     )  # fmt: skip
+    _warn_of_training_images(Path(args.checkpoint), dataset)
+    return dataset
+
+
+def _warn_of_training_images(checkpoint: Path, dataset: "FolderDataset") -> None:
+    """Warn if the images are those of a run which held some of them out, and learned from the others."""
+    from gmsop.engine.messages import warn
+    from gmsop.runs.run_folder import HELD_OUT
+    from gmsop.utils.text import read_lines
+
+    file = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / HELD_OUT
+    if not file.exists():
+        return
+    held_out = set(read_lines(file))
+    here = {Path(each).relative_to(dataset.path).as_posix() for each in dataset.files}
+    if held_out < here:
+        warn(f"the model learned from {len(here - held_out):,} of these images; {file} names the {len(held_out):,} "
+             "that it was validated on")  # fmt: skip

@@ -43,6 +43,10 @@ def run(args: Namespace) -> int:
 
     if args.pairs < 1:
         raise ConfigError(f"--pairs must be at least 1, got {args.pairs}")
+    if Path(args.out).suffix.lower() != ".png":
+        raise ConfigError(f"--out {args.out}: the sheet is a .png")
+    if args.html and Path(args.html).resolve() == Path(args.out).resolve():
+        raise ConfigError(f"--out and --html both name {args.html}")
     for file in filter(None, (args.out, args.html)):
         if Path(file).exists() and not args.overwrite:
             raise ConfigError(f"{file} is there already: --overwrite replaces it")
@@ -72,10 +76,15 @@ def run(args: Namespace) -> int:
                 }
                 for part in each.parts
             ]  # fmt: skip
-            print_json({"image": each.name, "class": each.explained, "logit": each.logit, "parts": parts})
+            likeliest = [{"class": name, "probability": probability} for name, probability in each.classes]
+            print_json({"image": each.name, "class": each.explained, "probability": each.probability,
+                        "logit": each.logit, "classes": likeliest, "parts": parts})  # fmt: skip
             continue
         name, probability = each.classes[0]
-        out.print(f"{printable(each.name)}: {printable(name)} {100 * probability:.1f} %", markup=False)
+        line = f"{printable(each.name)}: {printable(name)} {100 * probability:.1f} %"
+        if each.explained != name:
+            line += f"; explained is {printable(each.explained)}, {100 * each.probability:.1f} %"
+        out.print(line, markup=False)
         for part in each.parts:
             weight = "" if part.weight is None else f" (weight {part.weight:.3f})"
             pairs = ", ".join(f"{i} x {j} {value:+.3f}" for i, j, value in part.strongest(args.pairs))

@@ -54,15 +54,18 @@ def run(args: Namespace) -> int:
     from gmsop.data.image_sources import iter_images
     from gmsop.evaluation.outputs.registry import Fields, form_for
     from gmsop.evaluation.prediction import predicted
-    from gmsop.evaluation.unfinished import Unfinished
+    from gmsop.evaluation.unfinished import Unfinished, made_by
     from gmsop.utils.progress import progress_bar
-    from gmsop.weights.fingerprint import fingerprint
     from gmsop.weights.model_file import load_model
 
     if args.top < 1:
         raise ConfigError(f"--top must be at least 1, got {args.top}")
     path = Path(args.out) if args.out else None
-    form = form_for(path, "jsonl" if args.json and not args.form else args.form)
+    if args.json and args.form not in (None, "jsonl"):
+        raise ConfigError(f"--json and --form {args.form}: one of them")
+    form = form_for(path, "jsonl" if args.json and path is None else args.form)
+    if args.json and form is not None and form.name != "jsonl":
+        raise ConfigError(f"--json: {path} is a file of the form {form.name}; leave --json out, or name a .jsonl file")
     if path is None and (args.resume or args.overwrite):
         raise ConfigError("--resume and --overwrite go with --out FILE")
     if path is None and form is not None and form.stream is None:
@@ -82,8 +85,7 @@ def run(args: Namespace) -> int:
     failed = Failures()
     if path is not None:
         assert form is not None
-        of = {"model": fingerprint(model), "top": top, "precision": args.precision}
-        of |= {"EXIF orientation": args.exif_orientation}
+        of = made_by(model, args.precision, args.exif_orientation) | {"top": top}
         with Unfinished(path, of, args.resume, args.overwrite) as there:
             failed.count_again(there.records())
             if there.count:
@@ -95,13 +97,17 @@ def run(args: Namespace) -> int:
                     failed.note(answer.error)
                     append([_record(answer)])
                     bar.advance(task)
-            there.finish(form, fields)
-        out.print(f"{failed.images:,} images -> {path}", markup=False)
+            if failed.images:
+                there.finish(form, fields)
+        if failed.images:
+            out.print(f"{failed.images:,} images -> {path}", markup=False)
         return failed.end()
     answers = predicted(model, images, top, args.exif_orientation, "skip", **settings)
     if form is not None:
         assert form.stream is not None
-        form.stream((_record(answer) for answer in failed.watched(answers)), fields, sys.stdout)
+        with progress_bar(not sys.stdout.isatty()) as bar:
+            records = (_record(answer) for answer in bar.track(failed.watched(answers), description="images"))
+            form.stream(records, fields, sys.stdout)
         sys.stdout.flush()
         return failed.end()
     for answer in failed.watched(answers):
