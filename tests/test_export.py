@@ -20,6 +20,8 @@ from gmsop.export.registry import EXPORT_FORMS
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
 
+pytestmark = pytest.mark.xdist_group("export")  # the exported file is made once
+
 
 def made(name, **options):
     """A model whose gate decides, and whose BatchNorm has seen images."""

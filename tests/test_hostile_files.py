@@ -354,7 +354,9 @@ def _fields_of(path):
     return path
 
 
-@pytest.mark.parametrize("name", ["meta.json", "images.npy", "labels.npy"])
+@pytest.mark.parametrize(
+    "name", ["meta.json", *(pytest.param(name, marks=pytest.mark.slow) for name in ("images.npy", "labels.npy"))]
+)
 def test_a_pipe_in_a_packed_set_is_refused_at_once(tmp_path, small_set, name):
     folder = tmp_path / "set"
     folder.mkdir()

@@ -122,6 +122,7 @@ def test_pretrained_weights_are_not_promised():
         timm.create_model("gap_tiny", pretrained=True)
 
 
+@pytest.mark.slow
 def test_timm_finds_the_models_after_the_import():
     code = "import timm, gmsop; print(len(timm.list_models('gm_sop*')), timm.create_model('gap_tiny').num_classes)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

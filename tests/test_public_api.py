@@ -132,6 +132,7 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_do_without_training():
     code = "import sys, gmsop\ngmsop.evaluate, gmsop.predict, gmsop.load_model\n"
     code += "print([m for m in sys.modules if m.startswith('gmsop.training')])"

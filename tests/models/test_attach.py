@@ -64,6 +64,7 @@ def _through_timm(model, folder):
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
+@pytest.mark.slow
 def test_a_model_that_keeps_tensors_from_call_to_call():
     """Shapes are found out without computing numbers, which must leave no tensor without numbers behind."""
     assert attach("coat_tiny", "gap", 2).eval()(torch.randn(1, 3, 224, 224)).isfinite().all()

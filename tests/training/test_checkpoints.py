@@ -16,6 +16,7 @@ from gmsop.training.run import train
 from gmsop.weights.model_file import load_model
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(small_set, tmp_path):
     """The second epoch's checkpoints cannot be written: told, and nothing else is different."""
     out = tmp_path / "x"

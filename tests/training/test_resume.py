@@ -82,7 +82,7 @@ OPTIONS = {"schedule": "cosine", "ema_decay": 0.9, "accumulate": 2, "mixup": 0.4
     [
         pytest.param({"schedule": "one_cycle", "num_workers": 2}, MOMENTS[1:2], id="workers", marks=pytest.mark.slow),
         pytest.param(OPTIONS, MOMENTS, id="options", marks=pytest.mark.slow),
-        pytest.param(OPTIONS, MOMENTS[2:4], id="two of them"),
+        pytest.param(OPTIONS, MOMENTS[2:3], id="one of them"),
     ],
 )
 def test_killed_again_and_again(small_set, tmp_path, changes, moments):

@@ -67,8 +67,8 @@ def export_model(
         opset: ONNX's set of operators; None: 20.
         routing: of a gate. "sparse": the K chosen components are computed, with weights that are gathered for each
             image. "dense": all N are, and K are taken; more work, but in large products, and no copies of weights.
-        quantize: "int8": convolutions and the classifier compute in 8 bits (ONNX alone); covariance and square root
-            stay in float32, for which 8 bits are too few.
+        quantize: "int8": convolutions and the classifier compute in 8 bits (ONNX alone); covariance, square root and
+            gate stay in float32, for which 8 bits are too few.
         calibrate: images by whose activations the ranges of "int8" are set beforehand; None: at every call, of the
             linear layers alone.
         check: images to compare on; None: the bundled ones. With classes as the model's, errors are compared, too.
@@ -117,7 +117,8 @@ def verify(
     """Compare a file that was exported before with the model.
 
     Raises:
-        ConfigError: no such file, none of gmsop's, or one of another model; it answers otherwise.
+        ConfigError: no such file, none of gmsop's, a damaged one, or one of another model, other classes or another
+            preparation of images; it answers otherwise.
     """
     path = Path(path)
     form = form_of(path)

@@ -25,8 +25,8 @@ class _Images:
 def quantize_onnx(path: Path, inputs: NDArray[Any] | None) -> str:
     """Replace the file by one in int8.
 
-    The covariance, its square root and the gate's choice stay in float32: a root's iterations multiply matrices whose
-    entries differ by orders of magnitude, and a rounded score may choose another component.
+    The covariance, its square root and the gate's own layers stay in float32: a root's iterations multiply matrices
+    whose entries differ by orders of magnitude, and a rounded score may choose another component.
 
     Args:
         inputs: images by whose activations the ranges of convolutions and linear layers are set. None: of linear layers
