@@ -12,7 +12,7 @@ docs: .venv/installed-docs ## the documentation as a site, in docs/_build; nothi
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 	@echo docs/_build/index.html
 
-test: .venv/installed-dev lint ## ruff, mypy and the tests, in about four minutes
+test: .venv/installed-dev lint ## ruff, mypy and the tests but the slow ones
 	$(BIN)/python -m pytest
 
 test-all: .venv/installed-dev lint ## the tests marked as slow, too: twice as long

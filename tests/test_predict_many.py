@@ -342,6 +342,14 @@ def test_a_model_that_gives_no_numbers_has_no_answer(model, model_file, photos, 
         assert "NaN" not in printed.out
 
 
+def test_a_model_in_a_wrapping(model, photos):
+    path = next(photos.glob("b/*.PNG"))
+    expected = gmsop.predict(model, path)
+    for wrapped in (torch.nn.DataParallel(model), torch.compile(model, backend="eager")):
+        found = gmsop.predict(wrapped, path)
+        assert [name for name, _ in found.classes] == [name for name, _ in expected.classes]
+
+
 def test_what_is_no_model_of_ours(photos):
     import timm
 

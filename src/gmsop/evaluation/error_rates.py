@@ -198,7 +198,7 @@ def evaluate(
         ConfigError: the model has no classifier; or the batch size, the number of processes or the precision is not
             valid.
     """
-    plain_model(model)
+    model = plain_model(model, keep_compiled=True)
     if isinstance(dataset, str | Path):
         raise ConfigError(f"dataset: {dataset} is a path; give PackedDataset(path) or FolderDataset(path, ...) of it")
     if not isinstance(dataset, Judged):

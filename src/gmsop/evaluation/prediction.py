@@ -108,7 +108,7 @@ def predicted(
     **settings: Any,
 ) -> Iterator[Prediction]:
     """Classify found images: see `predict`. What is asked wrongly is refused now, not at the first image."""
-    plain_model(model)
+    model = plain_model(model, keep_compiled=True)
     cfg = model.pretrained_cfg
     if model.num_classes < 1 or cfg["input_size"][0] != 3 or model.in_chans != 3:
         raise ConfigError("predict needs a model with a classifier that takes RGB images")

@@ -212,16 +212,20 @@ class PooledClassifier(nn.Module, PyTorchModelHubMixin):
         return from_folder_or_hub(model_id, revision, cache_dir=cache_dir, **arguments)
 
 
-def plain_model(model: Any) -> PooledClassifier:
-    """Return a model of gmsop's, without what `torch.compile` or DistributedDataParallel put around it.
+def plain_model(model: Any, keep_compiled: bool = False) -> PooledClassifier:
+    """Return a model of gmsop's, without what `torch.compile`, DataParallel or its like put around it.
+
+    Args:
+        keep_compiled: return what `torch.compile` made; it has the attributes of the model within.
 
     Raises:
         ConfigError: it is no model of gmsop's.
     """
-    inner = model
-    while isinstance(own := getattr(inner, "_orig_mod", None) or getattr(inner, "module", None), nn.Module):
-        inner = own
+    while isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    inner = getattr(model, "_orig_mod", model)
     if not isinstance(inner, PooledClassifier):
         found = type(inner).__name__
         raise ConfigError(f"a model of gmsop's is needed, got a {found}: gmsop.attach makes one of a timm model")
-    return inner
+    compiled: PooledClassifier = model
+    return compiled if keep_compiled else inner
