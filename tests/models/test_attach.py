@@ -271,3 +271,22 @@ def test_weights_that_cannot_be_had_are_one_clear_line(monkeypatch):
         attach("test_resnet", "gap", pretrained=True)
     assert "local-dir:FOLDER" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_module_in_another_precision(head, dtype):
+    own = timm.create_model("test_resnet").to(dtype)
+    model = attach(torch.nn.DataParallel(own), head, 3, **SMALL.get(head, {})).eval()
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert model(torch.randn(2, 3, 64, 64, dtype=dtype)).dtype == dtype
+
+
+def test_a_layout_that_is_probably_another():
+    class Last(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x).permute(0, 2, 3, 1)
+
+    with pytest.raises(ConfigError, match="Say layout='NHWC'"):
+        attach(Last(3, 8, 2, 2), "sr_sop", 3)
+    assert attach(Last(3, 8, 2, 2), "sr_sop", 3, layout="NHWC").num_features == 8

@@ -133,3 +133,11 @@ def test_symbolic_tracing_takes_the_pooling_as_one_operation():
 def test_maps_without_positions_and_complex_ones_are_refused(pool, x):
     with pytest.raises(ConfigError, match=r"no positions|floating-point"):
         pool(x)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_iters": 2.5}, {"num_iters": 0}, {"in_channels": 0, "reduced_dim": 8}, {"reduced_dim": -1}]
+)
+def test_sizes_that_cannot_be(options):
+    with pytest.raises(ConfigError, match="must be"):
+        ISqrtCovPool(**{"in_channels": 16, **options})

@@ -85,7 +85,7 @@ def test_nothing_is_computed_twice(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"image_size": 96}, "another size"),
+        ({"image_size": 96}, r"prepared otherwise \(image_size 64, now 96"),
         ({"flip": True}, "other views"),
         ({"layers": ["layer2"]}, "other layers"),
     ],

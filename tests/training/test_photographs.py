@@ -433,7 +433,7 @@ def test_auto_stays_what_it_was_when_a_run_goes_on(photos, tmp_path):
         ({"freeze": ["layer9"]}, UnknownNameError, "no module 'layer9'; there are layer"),
         ({"freeze": "stages:9"}, ConfigError, "the backbone has 4"),
         ({"freeze": "stages:x"}, ConfigError, "no number of stages"),
-        ({"image_size": 4}, ConfigError, "position"),
+        ({"image_size": 4, "head": "sr_sop"}, ConfigError, "1 x 1 position, of which there is no covariance"),
         ({"backbone": "test_vit", "image_size": 100}, ConfigError, "does not take images of 100 x 100"),
         ({"backbone": "resnet5"}, UnknownNameError, "resnet50"),
         ({"head": "sr_shop"}, UnknownNameError, "sr_sop"),

@@ -67,6 +67,8 @@ class GivenModule(BackboneModule):
             found = f"shape {shape}" if shape else type(out).__name__
             other = {2: ": pooled already, or logits", 3: "; tokens are layout='NLC'"}.get(len(shape), "")
             raise ConfigError(f"{what}, found {found}{other}")
+        if self.output_fmt == "NCHW" and size[0] == size[1] and shape[1] == shape[2] != shape[3]:
+            raise ConfigError(f"{what}, found shape {shape} for square images: is its layout 'NHWC'? Say layout='NHWC'")
         places = {"NCHW": shape[2:], "NHWC": shape[1:3], "NLC": (shape[1] - self.num_prefix_tokens,)}[self.output_fmt]
         if torch.Size(places).numel() < 2:
             raise ConfigError(f"{what} of more than one position, found shape {shape} for images of {size[0]} pixels")

@@ -37,7 +37,8 @@ def read_table(path: Path, keep_missing: bool = False) -> list[Row]:
         keep_missing: return rows of files that are not there, too, instead of raising.
 
     Raises:
-        DataError: it is no such table, or names no image; files that are not there; a class in two spellings.
+        DataError: it is no such table, or names no image; files that are not there; a class in two spellings; an image
+            with two labels.
     """
     try:
         with open_text(path, newline="") as file:
@@ -62,6 +63,7 @@ def read_table(path: Path, keep_missing: bool = False) -> list[Row]:
             f"{' or '.join(LABEL_COLUMNS)}, got {found or 'nothing'}"
         )
     rows, missing = [], []
+    labels: dict[str, tuple[str, int]] = {}
     words = {line[split].lower() for line in lines[1:] if split is not None and len(line) > split}
     left = words & set(TEST_FOLDERS) if words & set(VAL_FOLDERS) else set()
     if left:
@@ -80,6 +82,13 @@ def read_table(path: Path, keep_missing: bool = False) -> list[Row]:
         place = _place(path.parent, line[where])
         if place is None:
             missing.append(line[where])
+        before, there = labels.setdefault(place or line[where], (line[what], number))
+        if before != line[what]:
+            name, both = (
+                printable(line[where]),
+                f"{printable(before)!r} in line {there}, {printable(line[what])!r} here",
+            )
+            raise DataError(f"{path}, line {number}: {name} has two labels: {both}")
         rows.append(Row(place or str(path.parent / line[where]), line[what], is_test))
     if missing and not keep_missing:
         raise DataError(

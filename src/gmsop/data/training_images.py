@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmsop.data.data_options import DataOptions
+from gmsop.data.equal_files import warn_of_equal_files
 from gmsop.data.image_files import image_classes, split_folder
 from gmsop.data.image_readers import ImageFiles, SomeImages
 from gmsop.data.labelled_images import LabelledImages, find_images
@@ -73,6 +74,7 @@ def find_training_images(data: str, options: DataOptions, progress: bool = False
     for images in (train, val):
         labels_in_range(images.labels, len(train.class_names), printable(str(images.path)))
     _require_all_classes(train, val, held_out)
+    warn_of_equal_files(train, val)
     return TrainingImages(train, val, held_out, mark)
 
 

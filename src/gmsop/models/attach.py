@@ -65,6 +65,8 @@ def attach(
             pool; weights that cannot be had.
     """
     Option("in_chans", PositiveInt, 3).check(in_chans)
+    while isinstance(backbone, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+        backbone = backbone.module
     heads = _heads(head, layers)
     known = {name for each in heads for name in HEADS[each["head"]].options}
     of_head = {name: value for name, value in options.items() if name in known}
@@ -94,6 +96,10 @@ def attach(
     spec = default_spec(kind, head, channels=trunk.num_features, **described, **of_head)
     spec = replace(spec, num_classes=num_classes, in_chans=trunk.in_chans)
     model = spec.build(trunk)
+    if (like := next(trunk.parameters(), None)) is not None and like.is_floating_point():
+        for part in model.children():
+            if part is not trunk:  # a module that is there may be in half precision, or in double
+                part.to(like.dtype)
     describe_input(model)
     return model
 

@@ -12,7 +12,7 @@ from gmsop.nn.init import he_normal_
 from gmsop.nn.moments import Moments
 from gmsop.ops import covariance_pool, eigh_sqrt, second_order_pool, triu_size, triu_vectorize
 from gmsop.ops.precision import like_input
-from gmsop.utils.options import PositiveInt, Range
+from gmsop.utils.options import Option, PositiveInt, Range
 
 Root = Literal["newton_schulz", "eigh", "power", "none"]
 Init = Literal["he", "pca"]
@@ -101,6 +101,9 @@ class ISqrtCovPool(nn.Module):
         super().__init__()
         if root not in get_args(Root) or init not in get_args(Init):
             raise ConfigError(f"ISqrtCovPool: no root {root!r} or init {init!r}")
+        Option("num_iters", Iterations, 3).check(num_iters)
+        for name, channels in (("in_channels", in_channels), ("reduced_dim", reduced_dim)):
+            Option(name, PositiveInt | None, None).check(channels)
         self.init, self.root = init, root
         self.reduce: nn.Module = nn.Identity()
         if reduced_dim is not None:

@@ -174,7 +174,7 @@ def _require_same(out: Path, wanted: dict[str, Any]) -> None:
     for key, words in (
         ("backbone", "another backbone"),
         ("data", "other images"),
-        ("preprocess", "images of another size"),
+        ("preprocess", "images prepared otherwise"),
         ("flip", "other views"),
         ("layers", "other layers"),
         ("weights", "other weights"),
@@ -187,6 +187,8 @@ def _require_same(out: Path, wanted: dict[str, Any]) -> None:
         elif key == "layers":  # the kind of numbers follows from what they are
             a, b = ([(layer, entry["shape"]) for layer, entry in each.items()] for each in (a, b))
         if a != b:
+            if key == "preprocess":
+                words += f" ({', '.join(f'{k} {a.get(k)}, now {b[k]}' for k in b if a.get(k) != b[k])})"
             raise DataError(f"{out}: features of {words}; name another folder, or remove this one")
 
 

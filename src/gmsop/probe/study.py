@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gmsop.data.equal_files import warn_of_equal_files
 from gmsop.data.labelled_images import LabelledImages, find_images
 from gmsop.engine.messages import say
 from gmsop.errors import ConfigError
@@ -66,6 +67,8 @@ def study(
         say(f"of {len(images):,} images {max_images:,} are drawn, the same share of every class")
     images = drawn(images, max_images)
     require_images(images.labels, images.is_test, images.class_names, folds)
+    train = images if images.is_test is None else images.subset(np.flatnonzero(~images.is_test))
+    warn_of_equal_files(train, None if images.is_test is None else images.subset(np.flatnonzero(images.is_test)))
     found = extract(
         backbone, images, features or out / "features", layers, weights, image_size=image_size, batch_size=batch_size,
         num_workers=num_workers, flip=flip, progress=progress,

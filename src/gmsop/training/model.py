@@ -14,6 +14,7 @@ from gmsop.models.attach import attach
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import create_model
 from gmsop.models.spec import known_options
+from gmsop.nn import ISqrtCovPool, ParametricSOP
 from gmsop.training.parameter_groups import BATCH_NORMS
 from gmsop.training.recipe import Recipe
 from gmsop.training.starting import Start, start_from_weights
@@ -111,7 +112,9 @@ def _require_size(model: PooledClassifier, size: int) -> None:
             f"--image_size {usual}, or build it for another size where timm can: --model_args.model_args "
             f"'{{img_size: {size}}}'"
         ) from error
-    if height * width < 2:
+    second_order = any(isinstance(module, ISqrtCovPool | ParametricSOP) for module in model.pool.modules())
+    if height * width < 2 and second_order:
         raise ConfigError(
-            f"images of {size} x {size} pixels leave {height} x {width} position to pool; it was made for {usual}"
+            f"images of {size} x {size} pixels leave {height} x {width} position, of which there is no covariance; the "
+            f"backbone was made for {usual}"
         )
