@@ -208,6 +208,8 @@ def test_a_folder_of_images_is_evaluated_like_the_packed_set(averaged, small_set
 
 
 def test_an_image_that_cannot_be_decoded_is_named(averaged, tmp_path, capsys):
+    assert main(["evaluate", str(averaged / "model.safetensors"), "--data", "table.csv"]) == 1
+    assert "gmsop prepare makes one of a table" in capsys.readouterr().err
     (tmp_path / "River").mkdir()
     (tmp_path / "River" / "bad.png").write_bytes(b"x")
     assert main(["evaluate", str(averaged / "model.safetensors"), "--data", str(tmp_path)]) == 1

@@ -290,3 +290,11 @@ def test_the_transformer(features):
         SecondOrderPooling(7).fit(maps)
     with pytest.raises(ConfigError, match="fitted on 6 channels"):
         pipeline[0].transform(maps[:, :5])
+
+
+def test_no_image_that_is_answered_differently_is_no_certainty():
+    """Of 36 images none differs: by Clopper and Pearson the share is at most 1 - 0.025^(1/36) = 9.74 %."""
+    wrong = np.arange(36)[None] < 5
+    found = paired(wrong, wrong)
+    assert (found.points, found.p_value, found.verdict) == (0, 1, "no difference shown")
+    assert (found.low, found.high) == (pytest.approx(-9.739, abs=1e-3), pytest.approx(9.739, abs=1e-3))

@@ -35,6 +35,9 @@ def test_the_whole_command(tmp_path, capsys):
     assert strip(printed) == strip(again)
     assert len((out / "comparison.csv").read_text().splitlines()) == len(before.splitlines())
     assert main(["predict", str(out / "model.safetensors"), str(data / "class 0" / "0.png")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(out / "model.safetensors"), "--data", str(data)]) == 0
+    assert "the model was fitted to these images" in capsys.readouterr().err
 
 
 def test_features(tmp_path, capsys):

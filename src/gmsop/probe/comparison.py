@@ -25,7 +25,8 @@ class Difference:
     points: float
     low: float
     high: float
-    """The 95 % interval, by the normal approximation of the mean of the images' differences."""
+    """The 95 % interval, by the normal approximation of the mean of the images' differences; where no image is answered
+    differently, by the exact interval of a share of none among so many images."""
     p_value: float
     """Of McNemar's exact test, on the first seed's folds."""
 
@@ -38,17 +39,19 @@ class Difference:
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
     """Compare two classifiers by which images they got wrong, (seeds, images) each.
 
-    Source: Dietterich 1998 for McNemar's test.
+    Source: Dietterich 1998 for McNemar's test, Clopper and Pearson 1934 for the exact interval.
     """
     from scipy.stats import binomtest  # this import is slow
 
     each = 100 * (first.astype(float) - second.astype(float)).mean(0)
     error = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else math.inf
-    points = float(each.mean())
+    points, half = float(each.mean()), 1.96 * error
+    if error == 0:
+        half = 100 * (1 - 0.025 ** (1 / len(each)))
     only_first, only_second = int((first[0] & ~second[0]).sum()), int((second[0] & ~first[0]).sum())
     several = only_first + only_second
     p_value = float(binomtest(only_first, several).pvalue) if several else 1.0
-    return Difference(points, points - 1.96 * error, points + 1.96 * error, p_value)
+    return Difference(points, points - half, points + half, p_value)
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ class Comparison:
         if found.verdict == "no difference shown":
             return f"No difference shown: second order {found.points:+.1f} points ({interval})."
         how = "lower" if found.points < 0 else "higher"
-        return f"Second order is {found.verdict}: its error is {how} by {abs(found.points):.1f} points ({interval})."
+        answer = f"Second order is {found.verdict}: its error is {how} by {abs(found.points):.1f} points ({interval})."
+        return answer if found.p_value < 0.05 else f"{answer} The exact test does not show it: few images differ."
 
     def to_frame(self) -> "DataFrame":
         """Return the table as a pandas DataFrame, a row for each head and layer.

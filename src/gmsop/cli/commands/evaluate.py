@@ -113,6 +113,10 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
 
     path = Path(args.data or sample_path(progress=True))
     cfg: dict[str, Any] = model.pretrained_cfg
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ConfigError(
+            f"{path}: evaluate takes a folder of images or a packed set; gmsop prepare makes one of a table"
+        )
     if not path.is_dir() or (path / "meta.json").exists():
         if args.folder_names:
             raise ConfigError("--folder_names is for a folder of images: a packed set names its classes itself")
@@ -132,16 +136,25 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
 
 
 def _warn_of_training_images(checkpoint: Path, dataset: "FolderDataset") -> None:
-    """Warn if the images are those of a run which held some of them out, and learned from the others."""
+    """Warn if the images are those that the model learned from, as the files of its run or of its probe say."""
+    import json
+
     from gmsop.engine.messages import warn
-    from gmsop.runs.run_folder import HELD_OUT
+    from gmsop.runs.run_folder import DAMAGED, HELD_OUT
     from gmsop.utils.text import read_lines
 
-    file = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / HELD_OUT
-    if not file.exists():
-        return
-    held_out = set(read_lines(file))
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     here = {Path(each).relative_to(dataset.path).as_posix() for each in dataset.files}
-    if held_out < here:
-        warn(f"the model learned from {len(here - held_out):,} of these images; {file} names the {len(held_out):,} "
-             "that it was validated on")  # fmt: skip
+    if (file := folder / HELD_OUT).exists():
+        held_out = set(read_lines(file))
+        if held_out < here:
+            warn(f"the model learned from {len(here - held_out):,} of these images; {file} names the {len(held_out):,} "
+                 "that it was validated on")  # fmt: skip
+    elif (file := folder / "comparison.json").exists():
+        try:
+            probe = json.loads(file.read_text(encoding="utf-8"))
+            same = Path(probe["about"]["data"]["path"]).resolve() == dataset.path.resolve()
+            if same and probe["images"] == probe["test_images"] == len(here):  # cross-validated
+                warn(f"the model was fitted to these images; {file} has the error that was cross-validated on them")
+        except DAMAGED:
+            return
