@@ -5,11 +5,9 @@ import os
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gmsop.data.image_readers import ImageFiles, SomeImages
 from gmsop.data.labelled_images import LabelledImages
 from gmsop.errors import DataWarning
 from gmsop.utils.text import printable
@@ -63,7 +61,7 @@ def warn_of_equal_files(train: LabelledImages, test: LabelledImages | None, stac
         test: None: every image of `train` is tested on in its turn.
     """
     sets = [train] if test is None else [train, test]
-    found = [_files_of(images) for images in sets]
+    found = [images.files() for images in sets]
     if None in found or sum(map(len, sets)) > MOST:
         return
     names = [name for images in sets for name in images.names]
@@ -84,12 +82,3 @@ def warn_of_equal_files(train: LabelledImages, test: LabelledImages | None, stac
         first, second = (printable(names[number]) for number in (two or both)[0][:: len((two or both)[0]) - 1][:2])
         text = f"{printable(str(train.path))}: equal images: {'; '.join(said)} ({first} and {second}, for one)"
         warnings.warn(text, DataWarning, stacklevel=stacklevel)
-
-
-def _files_of(images: LabelledImages) -> list[Path] | None:
-    """Return the files of images; None where these have no files of their own."""
-    reader: Any = images.reader
-    rows = np.arange(len(images))
-    while isinstance(reader, SomeImages):
-        reader, rows = reader.reader, reader.rows[rows]
-    return [reader.path(row) for row in rows.tolist()] if isinstance(reader, ImageFiles) else None

@@ -1,9 +1,10 @@
 """Find labelled images wherever they lie: in folders, in a packed set, or in a table of paths."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,14 @@ class LabelledImages:
     def content(self, index: int) -> bytes:
         """Return the stored bytes of an image."""
         return self.reader.content(index)
+
+    def files(self) -> Iterator[Path] | None:
+        """Return the files of the images, one after the other; None where these have no files of their own."""
+        reader: Any = self.reader
+        rows = np.arange(len(self))
+        while isinstance(reader, SomeImages):
+            reader, rows = reader.reader, reader.rows[rows]
+        return map(reader.path, rows.tolist()) if isinstance(reader, ImageFiles) else None
 
     def fingerprint(self, progress: bool = False) -> str:
         """Return a checksum of all images, their names, classes and split, in hexadecimal."""

@@ -141,14 +141,9 @@ def _answer(model: PooledClassifier, inputs: Tensor, top: int) -> _Answer:
 def _predictions(batches: Iterator[Batch[_Answer]], labels: Sequence[str], on_error: str) -> Iterator[Prediction]:
     for names, reasons, rows, answer in batches:
         for name, reason, row in zip(names, reasons, rows, strict=True):
-            if reason is not None:
-                if on_error == "stop":
-                    raise DataError(reason)
-                yield Prediction([], None, name, reason)
-                continue
-            assert answer is not None
-            if not np.isfinite(answer.probabilities[row]).all():
+            if answer is not None and reason is None and not np.isfinite(answer.probabilities[row]).all():
                 reason = f"{printable(name)}: {NOT_FINITE}"
+            if reason is not None or answer is None:
                 if on_error == "stop":
                     raise DataError(reason)
                 yield Prediction([], None, name, reason)

@@ -18,6 +18,7 @@ from gmsop.nn import ISqrtCovPool, ParametricSOP
 from gmsop.training.parameter_groups import BATCH_NORMS
 from gmsop.training.recipe import Recipe
 from gmsop.training.starting import Start, start_from_weights
+from gmsop.utils.text import first_line
 
 
 def fresh_model(recipe: Recipe, dataset: PackedDataset) -> PooledClassifier:
@@ -106,7 +107,7 @@ def _require_size(model: PooledClassifier, size: int) -> None:
     except GmsopError:
         raise
     except Exception as error:  # however a network refuses a size
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)[:160]
         raise ConfigError(
             f"the backbone does not take images of {size} x {size} pixels ({reason}); it was made for {usual}. Pass "
             f"--image_size {usual}, or build it for another size where timm can: --model_args.model_args "
