@@ -252,6 +252,7 @@ except gmsop.GmsopError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_old_file(tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"old")

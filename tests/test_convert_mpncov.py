@@ -254,6 +254,7 @@ def test_every_layout_is_the_same_network(small, tmp_path):
     assert all(p.is_contiguous() and p.requires_grad for p in again.parameters())  # the file's share memory
 
 
+@pytest.mark.slow
 def test_arch_tells_the_stride_of_the_last_stage(resnet50, tmp_path):
     x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     expected = F.linear(isqrt_cov(resnet(resnet50, x, 2)), resnet50["fc.weight"], resnet50["fc.bias"])

@@ -340,6 +340,7 @@ def test_a_lock_whose_file_is_removed_in_between_is_taken_again(tmp_path, monkey
     lock.release()
 
 
+@pytest.mark.slow
 def test_the_sample_waits_for_who_packs_it(tmp_path, monkeypatch):
     monkeypatch.setenv("GMSOP_CACHE", str(tmp_path))
     code = "from gmsop.data import PackedDataset, sample_path; print(len(PackedDataset(sample_path(), 'val')))"

@@ -309,6 +309,7 @@ def test_the_parts_of_another_list_are_not_thrown_away(tmp_path):
     assert PackedDataset(tmp_path / "set", "train").image_size == 16
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     """Killed, it cannot stop them."""
     code = (

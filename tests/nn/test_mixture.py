@@ -307,6 +307,7 @@ def test_large_batches_are_taken_in_parts_without_a_gradient(images, second_orde
     assert calls == [7, *{1: [1] * 7, 3: [3, 3, 1]}[images]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("training", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("name", [pytest.param("gm_gap_4_2_tiny", marks=pytest.mark.slow), "gm_sop_4_2_tiny"])

@@ -42,6 +42,7 @@ def settings(monkeypatch):
     return recipe(image_size=16, batch_size=4, epochs=[4], precision="16-mixed", checkpoint_every=1)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_the_scale_is_sought_goes_on_as_if_it_were_not(
     smaller_set, settings, tmp_path, monkeypatch
 ):

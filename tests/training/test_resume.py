@@ -187,6 +187,7 @@ def test_a_changed_recipe_is_refused_and_allowed(small_set, stopped, tmp_path):
     assert group["weight_decay"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_folder(small_set, tmp_path):
     settings = recipe(epochs=[1, 2])
     whole = train(settings, small_set, tmp_path / "whole")
@@ -238,6 +239,7 @@ def epoch_of(path: Path) -> int:
     return read_training_checkpoint(path)["gmsop"]["epoch"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_gives_up_what_lies_further_on(small_set, tmp_path, monkeypatch):
     out, early = tmp_path / "run", tmp_path / "run" / "early.ckpt"
     judge_by(monkeypatch, [50, 40, 30, 35, 45])
@@ -322,6 +324,7 @@ def test_averaging_is_not_switched_off(small_set, tmp_path):
         train(recipe(epochs=[2]), small_set, tmp_path / "x", tmp_path / "run", allow_changes=True)
 
 
+@pytest.mark.slow
 def test_who_started_the_process_says_how_many_there_are(small_set, tmp_path, monkeypatch):
     """Inside a Slurm job torchrun's numbers count; and in the shell of an allocation nobody has started the others."""
 

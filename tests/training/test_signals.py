@@ -127,6 +127,7 @@ def test_processes_that_read_images_outlive_a_signal(small_set, tmp_path, number
     assert (saved["epoch"], saved["images"]) == (1, 60)
 
 
+@pytest.mark.slow
 def test_slurm_requeues_and_goes_on(small_set, tmp_path, whole):
     """`scontrol` is a script that notes how it is called; the job is started twice by the same command."""
     (tmp_path / "bin").mkdir()
