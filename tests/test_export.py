@@ -150,7 +150,8 @@ def test_int8_says_what_it_changed(gated, tmp_path, onnx_path):
         assert onnx_file.read_description(path)["quantized"] == "int8"
         verify(gated, path, check_images=8)
         kept = {node.op_type for node in onnx.load(path).graph.node if any(".gate." in name for name in node.input)}
-        assert kept <= {"Conv", "Gemm", "MatMul", "Add"}  # in float32
+        assert kept  # there are such layers, and all are in float32
+        assert kept <= {"Conv", "Gemm", "MatMul", "Add"}
     assert "dynamic" in found[True].made_of
     assert "static" in found[False].made_of
     assert all(1e-4 < done.agreement.error < 1 for done in found.values())

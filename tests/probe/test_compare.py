@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from gmsop.data import FolderDataset
 from gmsop.errors import ConfigError, DataError, UnknownNameError
 from gmsop.nn.moments import Moments
 from gmsop.probe import SecondOrderPooling, compare, fit_model, list_probes
-from gmsop.probe.comparison import paired
+from gmsop.probe.comparison import Comparison, Difference, paired
 from gmsop.probe.folds import held_out, make_groups
 from gmsop.probe.registry import PROBES, Fold
 from gmsop.probe.ridge import RidgePath, best_penalty
@@ -298,3 +299,11 @@ def test_no_image_that_is_answered_differently_is_no_certainty():
     found = paired(wrong, wrong)
     assert (found.points, found.p_value, found.verdict) == (0, 1, "no difference shown")
     assert (found.low, found.high) == (pytest.approx(-9.739, abs=1e-3), pytest.approx(9.739, abs=1e-3))
+
+
+@pytest.mark.parametrize(("p_value", "said"), [(0.01, False), (0.06, True)])
+def test_an_interval_and_an_exact_test_that_disagree(p_value, said):
+    found = SimpleNamespace(difference=Difference(-5, -9, -1, p_value))
+    answer = Comparison.verdict.fget(found)
+    assert answer.startswith("Second order is better: its error is lower by 5.0 points")
+    assert ("The exact test does not show it" in answer) == said

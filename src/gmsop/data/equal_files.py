@@ -79,6 +79,7 @@ def warn_of_equal_files(train: LabelledImages, test: LabelledImages | None, stac
     if two:
         said.append(f"{len(two):,} have two different labels")
     if said:
-        first, second = (printable(names[number]) for number in (two or both)[0][:: len((two or both)[0]) - 1][:2])
-        text = f"{printable(str(train.path))}: equal images: {'; '.join(said)} ({first} and {second}, for one)"
+        example = (two or both)[0]
+        first, last = printable(names[example[0]]), printable(names[example[-1]])
+        text = f"{printable(str(train.path))}: equal images: {'; '.join(said)} ({first} and {last}, for one)"
         warnings.warn(text, DataWarning, stacklevel=stacklevel)

@@ -84,11 +84,8 @@ def read_table(path: Path, keep_missing: bool = False) -> list[Row]:
             missing.append(line[where])
         before, there = labels.setdefault(place or line[where], (line[what], number))
         if before != line[what]:
-            name, both = (
-                printable(line[where]),
-                f"{printable(before)!r} in line {there}, {printable(line[what])!r} here",
-            )
-            raise DataError(f"{path}, line {number}: {name} has two labels: {both}")
+            labelled = f"{printable(before)!r} in line {there}, {printable(line[what])!r} here"
+            raise DataError(f"{path}, line {number}: {printable(line[where])} has two labels: {labelled}")
         rows.append(Row(place or str(path.parent / line[where]), line[what], is_test))
     if missing and not keep_missing:
         raise DataError(

@@ -24,7 +24,7 @@ from gmsop.engine.precision import PRECISIONS
 from gmsop.errors import ConfigError, DataError
 from gmsop.models.classifier import PooledClassifier
 from gmsop.utils.processors import available_processors
-from gmsop.utils.text import printable
+from gmsop.utils.text import first_line, printable
 
 T = TypeVar("T")
 NOT_FINITE = "the model's answer is not a number: weights that are not, or numbers too large for the precision"
@@ -115,7 +115,7 @@ def _replicas(model: PooledClassifier, devices: str | Sequence[str | torch.devic
             for each in found:
                 torch.empty(0, device=each)
         except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"devices: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"devices: {first_line(error)}") from error
     if not found:
         raise ConfigError("devices: none given")
     return [model if i == 0 and each == own else copy.deepcopy(model).to(each) for i, each in enumerate(found)]

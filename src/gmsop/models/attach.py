@@ -14,7 +14,7 @@ from gmsop.backbones.timm_models import TimmBackbone
 from gmsop.backbones.torchvision_models import features_of
 from gmsop.errors import ConfigError
 from gmsop.heads import HEADS
-from gmsop.models.classifier import PooledClassifier
+from gmsop.models.classifier import PooledClassifier, without_parallel
 from gmsop.models.names import describe_input
 from gmsop.models.spec import default_spec, head_options
 from gmsop.utils.options import Option, PositiveInt
@@ -65,8 +65,7 @@ def attach(
             pool; weights that cannot be had.
     """
     Option("in_chans", PositiveInt, 3).check(in_chans)
-    while isinstance(backbone, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
-        backbone = backbone.module
+    backbone = without_parallel(backbone)
     heads = _heads(head, layers)
     known = {name for each in heads for name in HEADS[each["head"]].options}
     of_head = {name: value for name, value in options.items() if name in known}

@@ -212,6 +212,13 @@ class PooledClassifier(nn.Module, PyTorchModelHubMixin):
         return from_folder_or_hub(model_id, revision, cache_dir=cache_dir, **arguments)
 
 
+def without_parallel(module: Any) -> Any:
+    """Return the module within DataParallel or DistributedDataParallel; any other as it is."""
+    while isinstance(module, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+        module = module.module
+    return module
+
+
 def plain_model(model: Any, keep_compiled: bool = False) -> PooledClassifier:
     """Return a model of gmsop's, without what `torch.compile`, DataParallel or its like put around it.
 
@@ -221,8 +228,7 @@ def plain_model(model: Any, keep_compiled: bool = False) -> PooledClassifier:
     Raises:
         ConfigError: it is no model of gmsop's.
     """
-    while isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
+    model = without_parallel(model)
     inner = getattr(model, "_orig_mod", model)
     if not isinstance(inner, PooledClassifier):
         found = type(inner).__name__

@@ -10,6 +10,7 @@ from gmsop.models.attach import attach
 from gmsop.models.classifier import PooledClassifier
 from gmsop.models.names import create_model
 from gmsop.models.published import RESULTS, Result
+from gmsop.utils.text import first_line
 
 
 class Card(NamedTuple):
@@ -52,7 +53,7 @@ def attached_card(backbone: str, head: str, image_size: int | None = None, num_c
     try:
         return _count(head, model, size, ())
     except (AssertionError, RuntimeError) as error:  # how timm's models refuse a size
-        raise ConfigError(f"{backbone} does not take images of {size} pixels: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{backbone} does not take images of {size} pixels: {first_line(error)}") from error
 
 
 def _count(name: str, model: PooledClassifier, image_size: int, results: tuple[Result, ...]) -> Card:

@@ -138,7 +138,7 @@ class Comparison:
             return f"No difference shown: second order {found.points:+.1f} points ({interval})."
         how = "lower" if found.points < 0 else "higher"
         answer = f"Second order is {found.verdict}: its error is {how} by {abs(found.points):.1f} points ({interval})."
-        return answer if found.p_value < 0.05 else f"{answer} The exact test does not show it: few images differ."
+        return answer if found.p_value < 0.05 else f"{answer} The exact test does not show it."
 
     def to_frame(self) -> "DataFrame":
         """Return the table as a pandas DataFrame, a row for each head and layer.

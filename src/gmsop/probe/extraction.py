@@ -25,6 +25,7 @@ from gmsop.probe.features import FORMAT, META, VERSION, Features, read_meta
 from gmsop.utils.files import beside, digest, require_space, to_disk, write_error
 from gmsop.utils.lock import Lock
 from gmsop.utils.progress import progress_bar
+from gmsop.utils.text import first_line
 from gmsop.weights.fingerprint import fingerprint
 from gmsop.weights.pretrained import load_backbone, pretrained_state
 
@@ -155,7 +156,7 @@ def _shapes(trunk: TimmBackbone, height: int, width: int) -> list[tuple[int, ...
     try:
         return [shape[1:] for shape in trunk.layer_shapes(height, width)]
     except (AssertionError, RuntimeError) as error:  # how timm's models refuse a size
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"the backbone does not take images of {height} x {width} pixels: {reason}") from error
 
 

@@ -10,6 +10,7 @@ from gmsop.ops.second_order import reference
 from gmsop.speed import baselines
 from gmsop.speed.registry import FLOAT32, register_table
 from gmsop.speed.timing import Measurement, compare, relative_error
+from gmsop.utils.text import first_line
 
 
 @register_table("operator")
@@ -55,5 +56,5 @@ def _gradient_at_49(function: Callable[[Tensor], Tensor], device: torch.device) 
     try:
         (gradient,) = torch.autograd.grad(function(x).square().sum(), x)
     except RuntimeError as error:
-        return str(error).splitlines()[0][:60]
+        return first_line(error)[:60]
     return "finite" if bool(gradient.isfinite().all()) else "NaN or infinite"

@@ -14,6 +14,7 @@ from torch import Tensor
 from gmsop.backbones.timm_models import TimmBackbone
 from gmsop.errors import CheckpointError, ConfigError
 from gmsop.utils.files import digest
+from gmsop.utils.text import first_line
 from gmsop.weights.training_file import read_training_checkpoint
 
 
@@ -104,7 +105,7 @@ def _of_file(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: no weights file, or damaged ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(f"{path}: no weights file, or damaged ({first_line(error)})") from error
     except Exception as error:  # pickle's own
         raise CheckpointError(f"{path}: no plain weights ({type(error).__name__})") from error
     for entry in ("state_dict", "model", "model_state"):

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gmsop.cli.printing import err, out
 from gmsop.errors import ConfigError
+from gmsop.utils.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +102,7 @@ def benchmark_device(name: str) -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"--device {name}: {first_line(error)}") from None
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {name}: only cpu and cuda are timed here")
     return make_current(device)

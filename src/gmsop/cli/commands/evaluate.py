@@ -113,7 +113,7 @@ def _dataset(args: Namespace, model: "PooledClassifier") -> "PackedDataset | Fol
 
     path = Path(args.data or sample_path(progress=True))
     cfg: dict[str, Any] = model.pretrained_cfg
-    if path.suffix.lower() in (".csv", ".tsv"):
+    if path.suffix.lower() in (".csv", ".tsv") and not path.is_dir():
         raise ConfigError(
             f"{path}: evaluate takes a folder of images or a packed set; gmsop prepare makes one of a table"
         )
